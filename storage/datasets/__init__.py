@@ -1,0 +1,1 @@
+"""Readers of real datasets, one format a file, chosen in resolve.py."""

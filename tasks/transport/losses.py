@@ -1,0 +1,58 @@
+"""The two regressions of the method: velocity matching and characteristic fitting.
+
+Both are means over the batch of squared errors summed over the dimensions, so that their minima are the closed forms of
+the paper (arXiv 2405.05512, eqs. 2.3 and 2.11).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tasks.transport.interpolant import Interpolant, expand, interpolate
+
+TimedMap = Callable[[Tensor, Tensor], Tensor]
+TwoTimeMap = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Give ||prediction - target||^2 of each row, ``[batch]``."""
+    return ((prediction - target) ** 2).flatten(1).sum(1)
+
+
+def velocity_matching_loss(
+    velocity: TimedMap, *, interpolant: Interpolant, t: Tensor, x0: Tensor, x1: Tensor
+) -> Tensor:
+    """Give ||alpha' x0 + beta' x1 - b(t, x_t)||^2 of each row, ``[batch]``; minimised by b = v.
+
+    Its floor for N(m, sigma^2) is sigma^2 W^2 / (alpha^2 + beta^2 sigma^2) a dimension. Unbounded at t = 1 for the
+    Foellmer interpolant: train with :func:`denoiser_matching_loss`, measure with this.
+    """
+    c = interpolant.at(expand(t, x0))
+    return squared_error(velocity(t, interpolate(interpolant, t, x0, x1)), c.noise_rate * x0 + c.data_rate * x1)
+
+
+def denoiser_matching_loss(
+    denoiser: TimedMap, *, interpolant: Interpolant, t: Tensor, x0: Tensor, x1: Tensor, data_std: float
+) -> Tensor:
+    """Give ||D(t, x_t) - x1||^2 / c_out(t)^2 of each row, ``[batch]``: the denoiser loss, uniform in the network.
+
+    With c_out = alpha sd / sqrt(alpha^2 + beta^2 sd^2) the weight makes the raw output of the network a target of unit
+    scale at all times (Karras et al., arXiv 2206.00364, table 1, in the letters of this project).
+    """
+    c = interpolant.at(t)
+    c_out = c.noise * data_std / torch.sqrt(c.noise**2 + (c.data * data_std) ** 2)
+    return squared_error(denoiser(t, interpolate(interpolant, t, x0, x1)), x1) / c_out**2
+
+
+def characteristic_fitting_loss(generator: TwoTimeMap, *, t: Tensor, s: Tensor, x_t: Tensor, x_s: Tensor) -> Tensor:
+    """Give ||g(t, s, x_t) - x_s||^2 of each row, ``[batch]``, for pairs t <= s of stored trajectory points.
+
+    With two uniform sorted indices a row the batch mean is the empirical risk of the paper without any weight.
+    """
+    return squared_error(generator(t, s, x_t), x_s)
+
+
+def semigroup_loss(generator: TwoTimeMap, *, t: Tensor, r: Tensor, s: Tensor, x_t: Tensor, x_s: Tensor) -> Tensor:
+    """Give ||g(r, s, sg[g(t, r, x_t)]) - x_s||^2 of each row, ``[batch]``, for t <= r <= s (sg stops the gradient)."""
+    return squared_error(generator(r, s, generator(t, r, x_t).detach()), x_s)
