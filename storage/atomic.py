@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all, and stay after a power cut.
+
+Write to a temporary name in the same folder, fsync, then publish: by rename where a newer version may replace an older
+one, by hard link where the first writer wins (``link`` fails if the name exists, which ``rename`` does not).
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Publish ``content`` at ``path``, replacing what was there, durably."""
+    temporary = _write_temporary(path, content)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def create_exclusive(path: Path, content: bytes) -> bool:
+    """Publish ``content`` at ``path`` unless something is there; tell whether it was published, durably."""
+    temporary = _write_temporary(path, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_tree(path: Path) -> None:
+    """Make every file and folder below a folder durable."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            sync_file(Path(folder, name))
+        sync_folder(Path(folder))
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

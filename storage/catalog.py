@@ -1,0 +1,180 @@
+"""The catalog: one record a run, and who holds which stage under which key.
+
+A stage is addressed by its key, so a run may use what another run made: its record then names the holder, and every
+command follows that name. Nothing is copied or linked.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import create_exclusive, write_atomic
+from storage.errors import DamagedError, InputError, RunConflictError, UnknownRunError, VersionError
+from storage.paths import RunPaths
+from storage.specs import SCHEMA_VERSION
+
+STATUSES = ("new", "running", "finished", "failed", "interrupted")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """A finished step of a run."""
+
+    key: str
+    holder: str  # the run whose folder holds it
+    seconds: float  # of the work that made it, wall time
+    finished: str  # UTC, ISO 8601
+    summary: Mapping[str, Any]  # small facts: rows, digest, losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What the catalog knows of a run."""
+
+    version: int = SCHEMA_VERSION
+    name: str
+    identity: str  # of its configuration, but for the count of trajectories
+    config: str  # what it was made from: a preset or a file's name
+    status: str = "new"
+    created: str
+    updated: str
+    steps: Mapping[str, StageRecord] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics_detail: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    error: str = ""
+    host: str = ""
+    pid: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Catalog:
+    """The runs under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def paths(self, run: str) -> RunPaths:
+        """Give the places of a run, whether it exists or not."""
+        return RunPaths(self.root, run)
+
+    def runs(self) -> list[RunRecord]:
+        """Give every run, the newest first."""
+        records = [self.get(path.parent.name) for path in self.root.glob("*/run.json")]
+        return sorted(records, key=lambda record: record.created, reverse=True)
+
+    def get(self, run: str) -> RunRecord:
+        """Give one run.
+
+        Raises:
+            UnknownRunError: there is none of that name.
+            DamagedError: its record cannot be read.
+        """
+        path = self.paths(run).record
+        if not _NAME.fullmatch(run) or not path.is_file():
+            known = ", ".join(sorted(p.parent.name for p in self.root.glob("*/run.json"))) or "none yet"
+            raise UnknownRunError(f"run {run!r} is unknown under {self.root}; known: {known}")
+        return _read(path)
+
+    def claim(self, name: str, *, identity: str, config: str, is_explicit: bool) -> RunRecord:
+        """Give the run of this configuration, made anew if there is none.
+
+        Args:
+            name: what the run is called; where that is another configuration's run, six digits of the identity follow.
+            identity: fingerprint of the configuration.
+            config: what it was made from, for people.
+            is_explicit: the name was asked for, so another configuration's run of that name is an error.
+
+        Raises:
+            InputError: the name cannot be a folder's, or the root cannot be written.
+            RunConflictError: an explicit name belongs to another configuration.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"name must be letters, digits, '.', '_' or '-' and start with one of the first, got {name!r}"
+            )
+        candidates = [name] if is_explicit else [name, f"{name}-{identity[:6]}"]
+        for candidate in candidates:
+            record = self._create(candidate, identity=identity, config=config)
+            if record.identity == identity:
+                return record
+        raise RunConflictError(f"run {name!r} has another configuration")
+
+    def write_config(self, run: str, text: str) -> None:
+        """Keep the resolved configuration of a run, TOML."""
+        write_atomic(self.paths(run).config, text.encode())
+
+    def update(self, record: RunRecord, **changes: Any) -> RunRecord:
+        """Publish a changed record and give it."""
+        changed = replace(record, updated=_now(), **changes)
+        write_atomic(self.paths(record.name).record, _dump(changed))
+        return changed
+
+    def finish_stage(self, record: RunRecord, step: str, stage: StageRecord) -> RunRecord:
+        """Record a finished step."""
+        return self.update(record, steps={**record.steps, step: stage})
+
+    def holders(self, step: str, key: str) -> Iterator[StageRecord]:
+        """Give what the runs hold under a key, each made in the very run that holds it."""
+        for record in self.runs():
+            stage = record.steps.get(step)
+            if stage is not None and stage.key == key and stage.holder == record.name:
+                yield stage
+
+    def _create(self, name: str, *, identity: str, config: str) -> RunRecord:
+        paths = self.paths(name)
+        if paths.record.exists():
+            return _read(paths.record)
+        now = _now()
+        record = RunRecord(name=name, identity=identity, config=config, created=now, updated=now)
+        try:
+            is_ours = create_exclusive(paths.record, _dump(record))
+        except OSError as error:
+            raise InputError(
+                f"root {str(self.root)!r} must be a folder that can be written: {error.strerror}"
+            ) from error
+        return record if is_ours else _read(paths.record)
+
+
+def is_alive(record: RunRecord) -> bool:
+    """Tell whether the process that runs it is still there, as far as this host can know."""
+    if record.status != "running" or record.host != os.uname().nodename:
+        return record.status == "running"
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def stage_record(*, key: str, holder: str, seconds: float, summary: Mapping[str, Any]) -> StageRecord:
+    """Give the record of a step that finished just now."""
+    return StageRecord(key=key, holder=holder, seconds=round(seconds, 3), finished=_now(), summary=summary)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _dump(record: RunRecord) -> bytes:
+    return (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _read(path: Path) -> RunRecord:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedError(f"{path} is not JSON; restore it, or delete the run") from error
+    if content["version"] > SCHEMA_VERSION:
+        raise VersionError(
+            f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
+        )
+    steps = {step: StageRecord(**stage) for step, stage in content.pop("steps").items()}
+    return RunRecord(steps=steps, **content)

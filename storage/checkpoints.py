@@ -1,0 +1,67 @@
+"""Training checkpoints: a payload, then a marker that makes it valid; the newest valid one is what counts."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.atomic import write_atomic
+from storage.checksum import digest, digest_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The state of a training after ``step`` optimiser steps."""
+
+    step: int
+    payload: bytes
+
+
+class CheckpointFolder:
+    """The checkpoints of one training; of two writers at one step either may win, both wrote the same state.
+
+    Args:
+        folder: where they lie, named after the training's key so that another training cannot read them.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder = folder
+        self._keep = keep
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Publish a checkpoint, then drop those that are too old."""
+        write_atomic(self._payload(checkpoint.step), checkpoint.payload)
+        marker = {"step": checkpoint.step, "digest": digest(checkpoint.payload)}
+        write_atomic(self._marker(checkpoint.step), json.dumps(marker).encode())
+        for step in self.steps()[: -self._keep]:
+            self._marker(step).unlink(missing_ok=True)
+            self._payload(step).unlink(missing_ok=True)
+
+    def newest(self) -> Checkpoint | None:
+        """Give the newest checkpoint whose bytes match its marker, skipping damaged ones with a warning."""
+        for step in reversed(self.steps()):
+            if self._is_valid(step):
+                return Checkpoint(step=step, payload=self._payload(step).read_bytes())
+            logger.warning("checkpoint of step %d in %s is damaged; going back to an older one", step, self.folder)
+        return None
+
+    def steps(self) -> list[int]:
+        """Give the steps that have a marker, ascending."""
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.json"))
+
+    def _is_valid(self, step: int) -> bool:
+        payload = self._payload(step)
+        try:
+            promised = json.loads(self._marker(step).read_bytes())["digest"]
+        except (ValueError, KeyError):
+            return False
+        return payload.exists() and digest_file(payload) == promised
+
+    def _payload(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
+
+    def _marker(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.json"

@@ -1,0 +1,182 @@
+"""The ledger of a store: what was planned, what is done, what is sealed.
+
+The one idea to know: a chunk is done when its commit record exists, and the record is published after the chunk's bytes
+are durable. Records are create-only, so of two attempts one wins and the other finds out. See DESIGN.md for what a
+crash leaves at each step.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import TEMPORARY_SUFFIX, create_exclusive, sync_folder, write_atomic
+from storage.errors import CommitConflictError, DamagedError, IncompleteError, PlanConflictError, VersionError
+from storage.fingerprint import fingerprint
+from storage.specs import SCHEMA_VERSION
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """The record that makes one chunk true."""
+
+    chunk: int
+    start: int  # first row
+    stop: int  # one past the last row
+    files: Mapping[str, str]  # name inside the store -> digest of its bytes
+    bytes: int  # of all its files
+    plan: str  # fingerprint of the plan
+    attempt: str  # who wrote it; for people
+    seconds: float  # simulation and writing, wall time
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The seal of a store: every chunk of its first ``rows`` rows is committed."""
+
+    rows: int
+    chunks: int
+    plan: str  # fingerprint of the plan
+    digest: str  # of all the chunks' digests, in order
+
+
+class Ledger:
+    """Plan, commit records and manifest, as JSON files in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._commits = folder / "commits"
+
+    def establish(self, plan: Mapping[str, Any]) -> str:
+        """Write the plan unless there is one, and give its fingerprint.
+
+        Raises:
+            PlanConflictError: the plan that lies here is another; nothing was changed.
+        """
+        content = {"version": SCHEMA_VERSION, **plan}
+        path = self.folder / "plan.json"
+        if not create_exclusive(path, _pretty(content)):
+            found = _read(path)
+            differing = sorted(key for key in content | found if _json(content.get(key)) != _json(found.get(key)))
+            if differing:
+                key = differing[0]
+                raise PlanConflictError(
+                    f"{path} plans {key} = {found.get(key)!r}, asked for {content.get(key)!r}; use another run name"
+                )
+        return fingerprint(content)
+
+    def plan(self) -> dict[str, Any]:
+        """Give the plan.
+
+        Raises:
+            IncompleteError: there is none.
+        """
+        path = self.folder / "plan.json"
+        if not path.exists():
+            raise IncompleteError(f"{path} is missing; run the integrate step first")
+        return _read(path)
+
+    def publish(self, commit: Commit) -> bool:
+        """Record a chunk whose bytes are durable; tell whether this attempt was the first.
+
+        Raises:
+            CommitConflictError: an earlier attempt recorded other bytes.
+        """
+        path = self._path(commit.chunk)
+        if create_exclusive(path, _pretty(asdict(commit))):
+            return True
+        found = self.read(commit.chunk)
+        if (found.files, found.plan) != (commit.files, commit.plan):
+            raise CommitConflictError(
+                f"chunk {commit.chunk} is recorded with other bytes in {path}; "
+                "two machines or library versions disagree: verify the run, then repair it"
+            )
+        return False
+
+    def read(self, chunk: int) -> Commit:
+        """Give one record.
+
+        Raises:
+            IncompleteError: the chunk is not committed.
+            DamagedError: the record cannot be read.
+        """
+        path = self._path(chunk)
+        if not path.exists():
+            raise IncompleteError(f"chunk {chunk} is not committed in {self.folder}; run the integrate step again")
+        try:
+            return Commit(**_read(path))
+        except TypeError as error:
+            raise DamagedError(f"{path} is no commit record; run charflow verify --repair") from error
+
+    def committed(self) -> set[int]:
+        """Give the chunks that have a record."""
+        if not self._commits.exists():
+            return set()
+        return {int(path.stem) for path in self._commits.glob("*.json") if path.stem.isdigit()}
+
+    def missing(self, chunks: int) -> list[int]:
+        """Give those of the first ``chunks`` chunks that have no record, ascending."""
+        done = self.committed()
+        return [chunk for chunk in range(chunks) if chunk not in done]
+
+    def retract(self, chunk: int) -> None:
+        """Remove a record, before its bytes; for repair alone."""
+        self._path(chunk).unlink(missing_ok=True)
+        if self._commits.exists():
+            sync_folder(self._commits)
+
+    def seal(self, *, rows: int, chunks: int) -> Manifest:
+        """Publish the manifest over the first ``chunks`` chunks, replacing a smaller one.
+
+        Raises:
+            IncompleteError: a chunk is not committed.
+        """
+        missing = self.missing(chunks)
+        if missing:
+            raise IncompleteError(f"chunk {missing[0]} of {chunks} is not committed in {self.folder}; run again")
+        digests = {str(chunk): dict(self.read(chunk).files) for chunk in range(chunks)}
+        manifest = Manifest(rows=rows, chunks=chunks, plan=fingerprint(self.plan()), digest=fingerprint(digests))
+        write_atomic(self.folder / "manifest.json", _pretty(asdict(manifest)))
+        return manifest
+
+    def manifest(self) -> Manifest | None:
+        """Give the seal, or None for a store that is still growing."""
+        path = self.folder / "manifest.json"
+        return Manifest(**_read(path)) if path.exists() else None
+
+    def sweep(self) -> int:
+        """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
+        leftovers = list(self.folder.rglob(f".*{TEMPORARY_SUFFIX}"))
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        return len(leftovers)
+
+    def _path(self, chunk: int) -> Path:
+        return self._commits / f"{chunk:08d}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedError(f"{path} is not JSON; run charflow verify --repair") from error
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} is not a JSON object; run charflow verify --repair")
+    if content.get("version", SCHEMA_VERSION) > SCHEMA_VERSION:
+        raise VersionError(
+            f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
+        )
+    return content
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _pretty(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

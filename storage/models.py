@@ -1,0 +1,61 @@
+"""A model's folder: ``model.safetensors`` beside ``spec.json``, which names the weights' digest.
+
+The specification is published last. Between the two renames a reader finds a digest that does not match and is told so;
+the step that publishes repeats it on resume.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import write_atomic
+from storage.checksum import digest
+from storage.errors import DamagedError, IncompleteError, VersionError
+from storage.fingerprint import canonical
+from storage.specs import SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """What a model's folder holds."""
+
+    spec: Mapping[str, Any]  # how to build it
+    weights: bytes  # safetensors; empty for a model without weights
+    digest: str  # of specification and weights together
+
+
+def publish_model(folder: Path, *, spec: Mapping[str, Any], weights: bytes = b"") -> str:
+    """Write a model, replacing an older one, and give its digest."""
+    if weights:
+        write_atomic(folder / "model.safetensors", weights)
+    content = {"version": SCHEMA_VERSION, "weights": digest(weights), **spec}
+    write_atomic(folder / "spec.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    return digest(canonical(content))
+
+
+def read_model(folder: Path) -> StoredModel:
+    """Read a model and check its weights.
+
+    Raises:
+        IncompleteError: there is no finished model.
+        DamagedError: the weights are not those that the specification names.
+        VersionError: a newer charflow wrote it.
+    """
+    path = folder / "spec.json"
+    if not path.exists():
+        raise IncompleteError(f"{folder} holds no finished model; run the step that makes it")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedError(f"{path} is not JSON; delete {folder} and run again") from error
+    if content["version"] > SCHEMA_VERSION:
+        raise VersionError(
+            f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
+        )
+    file = folder / "model.safetensors"
+    weights = file.read_bytes() if content["weights"] != digest(b"") and file.exists() else b""
+    if digest(weights) != content["weights"]:
+        raise DamagedError(f"{file} is not what {path.name} promises; run again, or delete {folder} first")
+    return StoredModel(spec=content, weights=weights, digest=digest(canonical(content)))
