@@ -18,7 +18,7 @@ from storage.errors import DamagedError, InputError, RunConflictError, UnknownRu
 from storage.paths import RunPaths
 from storage.specs import SCHEMA_VERSION
 
-STATUSES = ("new", "running", "finished", "failed", "interrupted")
+STATUSES = ("new", "running", "partial", "finished", "failed", "interrupted")  # partial: done as far as was asked
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -47,6 +47,7 @@ class RunRecord:
     steps: Mapping[str, StageRecord] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     metrics_detail: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds of orchestration in the last working process
     error: str = ""
     host: str = ""
     pid: int = 0

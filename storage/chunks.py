@@ -53,7 +53,7 @@ def even_shards(rows: int, *, shards: int) -> ChunkGrid:
     return ChunkGrid(rows, max(1, -(-rows // shards)))
 
 
-def default_chunk_rows(row_bytes: int, *, chunk_bytes: int = 8 * 2**20, most: int = 16_384) -> int:
+def default_chunk_rows(row_bytes: int, *, chunk_bytes: int = 16 * 2**20, most: int = 16_384) -> int:
     """Give the power of two of rows whose bytes come nearest to ``chunk_bytes`` from below, between 1 and ``most``.
 
     A function of a row's bytes alone, never of the count, so that growth keeps every chunk.

@@ -4,6 +4,7 @@ One chunk is one shard. The attributes (mean, scale, source, digest) are written
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def ingest_dataset(
     if dataset.rows < 1:
         raise InputError("dataset is empty; it needs at least one row")
     grid = even_shards(dataset.rows, shards=shards)
-    mean, scale = _moments(dataset, grid)
+    mean, scale, std = _moments(dataset, grid)
     if not standardise:
         mean, scale = np.zeros(dataset.dim), np.ones(dataset.dim)
     standardisation = Standardisation(mean=mean, scale=scale)
@@ -106,6 +107,7 @@ def ingest_dataset(
             "version": SCHEMA_VERSION,
             "mean": mean.tolist(),
             "scale": scale.tolist(),
+            "std": 1.0 if standardise else std,
             "source": source,
             "digest": state.hexdigest(),
         }
@@ -123,8 +125,11 @@ def _shards(dataset: Dataset, grid: ChunkGrid) -> Iterator[tuple[Shard, Values, 
         yield shard, *dataset.read(shard.start, shard.stop)
 
 
-def _moments(dataset: Dataset, grid: ChunkGrid) -> tuple[Moments, Moments]:
-    """Give mean and scale ``[*dim]`` from float64 sums about the first shard's mean, which keeps them accurate."""
+def _moments(dataset: Dataset, grid: ChunkGrid) -> tuple[Moments, Moments, float]:
+    """Give mean and scale ``[*dim]`` and the root of the mean variance.
+
+    Sums are in float64 about the first shard's mean, which keeps them accurate.
+    """
     shift, total, square = np.zeros(dataset.dim), np.zeros(dataset.dim), np.zeros(dataset.dim)
     for shard, values, _ in _shards(dataset, grid):
         bad = ~np.isfinite(values).reshape(shard.rows, -1).all(1)
@@ -138,10 +143,11 @@ def _moments(dataset: Dataset, grid: ChunkGrid) -> tuple[Moments, Moments]:
         square += ((wide - shift) ** 2).sum(0)
     mean = total / dataset.rows
     variance = np.maximum(square / dataset.rows - mean**2, 0)
+    std = math.sqrt(variance.mean()) or 1.0
     if len(dataset.dim) > 1:
         variance = np.full_like(variance, variance.mean())
     scale = np.sqrt(variance)
-    return shift + mean, np.where(scale > 0, scale, 1.0)
+    return shift + mean, np.where(scale > 0, scale, 1.0), std
 
 
 class DataStore:
@@ -155,12 +161,13 @@ class DataStore:
         if not (path / "zarr.json").exists():
             raise IncompleteError(f"{path} is missing; run the ingest step first")
         group = zarr.open_group(path, mode="r")
-        attributes = dict(group.attrs)
+        attributes: dict[str, Any] = dict(group.attrs)
         if "digest" not in attributes:
             raise IncompleteError(f"{path} is half ingested; run the ingest step again")
         self.path = path
         self.digest = str(attributes["digest"])
         self.source = attributes["source"]
+        self.std = float(attributes["std"])  # of the stored values, over all coordinates
         self._x: Any = group["x"]
         self._label: Any = group.get("label", None)
         self.standardisation = Standardisation(

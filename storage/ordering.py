@@ -6,6 +6,7 @@ without having drawn those before it. Nothing here depends on the number of read
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from storage.chunks import ChunkGrid
 
 Indices = npt.NDArray[np.int64]
 
-_CHUNKS, _ROWS, _PAIRS = 1, 2, 3  # streams of the counter-based generator
+_CHUNKS, _ROWS, _PAIRS, _DATA = 1, 2, 3, 4  # streams of the counter-based generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,12 @@ class Order:
     def visit(self, epoch: int, window: int, visit: int, *, rows: int) -> Indices:
         """Give the order in which one visit goes through a window's ``rows`` rows, as offsets into the window."""
         return _rng(self.seed, _ROWS, epoch, window, visit).permutation(rows)
+
+
+@lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, rank: int, *, rows: int) -> Indices:
+    """Give the order in which a rank goes through its ``rows`` rows of data in an epoch; do not write into it."""
+    return _rng(seed, _DATA, epoch, rank).permutation(rows)
 
 
 def pair_indices(

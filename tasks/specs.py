@@ -1,10 +1,13 @@
-"""Every knob of this layer and the references handed between steps; standard library only, so the command line starts fast.
+"""Every knob of this layer; standard library only, so that the command line starts fast.
 
 A spec is a frozen request, checked when made. Field comments give units and ranges; a section's name in the
 configuration is part of each message, because a person reads it.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 INTERPOLANT_KINDS = ("linear", "foellmer", "trigonometric", "vp")
 SYNTHETIC_KINDS = ("gaussian", "mixture", "moons", "swiss_roll", "checkerboard", "rings")
@@ -13,6 +16,24 @@ VELOCITY_KINDS = ("oracle", "network")
 SOLVER_KINDS = ("euler", "exponential", "heun")
 GRID_KINDS = ("uniform", "karras")
 NETWORK_KINDS = ("mlp",)
+SOURCE_KINDS = ("digits", "npz")
+PATH_KINDS = ("npz",)
+
+Progress = Callable[[int, int, str], None]  # (done, total, a few words on how it goes), called now and then
+
+# Keys that have a meaning for one kind only; switching the kind drops them, and setting them elsewhere is an error.
+KEYS_OF_DATASET: dict[str, frozenset[str]] = {
+    "count": frozenset(SYNTHETIC_KINDS),
+    "mean": frozenset({"gaussian"}),
+    "dim": frozenset({"gaussian"}),
+    "std": frozenset({"gaussian", "mixture"}),
+    "components": frozenset({"mixture"}),
+    "path": frozenset(PATH_KINDS),
+}
+_TRAINED = frozenset({"network"})
+KEYS_OF_VELOCITY: dict[str, frozenset[str]] = dict.fromkeys(
+    ("network", "steps", "batch_size", "learning_rate", "workers", "warmup", "ema", "clip"), _TRAINED
+)
 
 
 def require(is_valid: bool, message: str) -> None:
@@ -36,6 +57,16 @@ def require_positive(key: str, value: float) -> None:
     require(value > 0, f"{key} must be positive, got {value:g}")
 
 
+def as_tuple(value: float | tuple[float, ...], *, dim: int = 1) -> tuple[float, ...]:
+    """Give a list of numbers, a single number repeated ``dim`` times."""
+    return value if isinstance(value, tuple) else (value,) * dim
+
+
+def shown(value: float | tuple[float, ...]) -> str:
+    """Give a number or a list of numbers as a person would write it."""
+    return f"[{', '.join(f'{v:g}' for v in value)}]" if isinstance(value, tuple) else f"{value:g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
     """A synthetic target, with one mean and standard deviation a dimension (Gaussian kinds only)."""
@@ -44,6 +75,53 @@ class TargetSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     components: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """Which data, and how it is cut and scaled."""
+
+    kind: str
+    path: str = ""  # of a file, for the kinds that read one
+    count: int = 50_000  # rows drawn, for the synthetic kinds
+    mean: float | tuple[float, ...] = 0.0  # of a Gaussian; a number serves every dimension
+    std: float | tuple[float, ...] = 1.0  # of a Gaussian, or of each component of a mixture
+    dim: int = 2  # of a Gaussian whose mean and std are numbers
+    components: int = 8  # of a mixture, on a circle of radius 4
+    standardise: bool = True  # train in units of zero mean and unit scale; samples are in data units either way
+    shards: int = 8  # row ranges that are stored and read apart
+
+    def __post_init__(self) -> None:
+        require_one_of("dataset.kind", self.kind, (*SYNTHETIC_KINDS, *SOURCE_KINDS))
+        require_at_least("dataset.count", self.count, 1)
+        require_at_least("dataset.dim", self.dim, 1)
+        require_at_least("dataset.components", self.components, 1)
+        require_at_least("dataset.shards", self.shards, 1)
+        require(
+            all(math.isfinite(m) for m in as_tuple(self.mean)), f"dataset.mean must be finite, got {shown(self.mean)}"
+        )
+        require(all(s > 0 for s in as_tuple(self.std)), f"dataset.std must be positive, got {shown(self.std)}")
+        if self.kind in PATH_KINDS:
+            require(self.path != "", f"dataset.path must name a file for dataset.kind = {self.kind}, got ''")
+        if self.kind in SYNTHETIC_KINDS:
+            self.target()
+
+    def target(self) -> TargetSpec:
+        """Give the synthetic target; raises ``ValueError`` for other kinds and for lists of different lengths."""
+        require(self.kind in SYNTHETIC_KINDS, f"dataset.kind {self.kind} is not synthetic")
+        lengths = {len(value) for value in (self.mean, self.std) if isinstance(value, tuple)}
+        require(
+            len(lengths) <= 1,
+            f"dataset.mean and dataset.std must have the same length, got {shown(self.mean)} and {shown(self.std)}",
+        )
+        dim = 2 if self.kind != "gaussian" else next(iter(lengths), self.dim)
+        require(not lengths or lengths == {dim}, f"dataset.std must have {dim} numbers, got {shown(self.std)}")
+        return TargetSpec(
+            kind=self.kind,
+            mean=as_tuple(self.mean, dim=dim),
+            std=as_tuple(self.std, dim=dim),
+            components=self.components,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +175,7 @@ class OptimiserSpec:
         require_positive(f"{self.section}.clip", self.clip)
         require(
             self.batch_size % self.workers == 0,
-            f"{self.section}.batch_size must be a multiple of {self.section}.workers ({self.workers}), got {self.batch_size}",
+            f"{self.section}.batch_size must be a multiple of workers ({self.workers}), got {self.batch_size}",
         )
 
 
@@ -134,7 +212,7 @@ class TrajectoriesSpec:
     solver: str = "euler"
     grid: str = "uniform"
     rho: float = 7.0  # exponent of the karras grid
-    chunk_rows: int = 0  # rows of a chunk; 0: as many as make about 8 MB
+    chunk_rows: int = 0  # rows of a chunk; 0: as many as make 8 to 16 MB, at most 16,384
     sub_batch: int = 1024  # rows solved at once, so that activations stay in cache
     precision: str = "float32"
     codec: str = "none"  # every codec ends in CRC32C
@@ -226,3 +304,21 @@ class ComputeSpec:
         require_at_least("compute.cpus", self.cpus, 0)
         require_at_least("compute.gpus", self.gpus, 0)
         require_one_of("compute.device", self.device, ("cpu",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlace:
+    """Where a training keeps its files."""
+
+    folder: Path  # of the model
+    key: str  # of the stage; another key's checkpoints are never read
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints" / self.key
+
+    @property
+    def journal(self) -> Path:
+        """The metrics while training."""
+        return self.checkpoints / "journal.jsonl"

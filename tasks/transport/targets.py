@@ -112,7 +112,7 @@ class GaussianMixture:
     def sample(self, uniform: Tensor, noise: Tensor) -> Tensor:
         """Map ``uniform [rows]`` in [0, 1) (which component) and normal ``noise [rows, d]`` to draws ``[rows, d]``."""
         edges = torch.cumsum(self._normalised(uniform.dtype), 0)
-        component = torch.searchsorted(edges, uniform, right=True).clamp_max(len(self.weights) - 1)
+        component = torch.searchsorted(edges, uniform.contiguous(), right=True).clamp_max(len(self.weights) - 1)
         out = torch.empty_like(noise)
         for k, gaussian in enumerate(self.components):
             rows = component == k

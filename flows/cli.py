@@ -1,0 +1,353 @@
+"""The command line: parses, calls, prints. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+
+With ``--json`` exactly one JSON object goes to standard output; everything else goes to standard error. What needs
+torch, Ray or Prefect is imported inside the commands that use it, so that the others answer at once.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from flows.config import config_name, load_config, presets
+from flows.display import Bars, metric_rows, print_table
+from flows.progress import listening
+from flows.runs import Run, open_run, reopen
+from flows.stages import STEPS
+from storage.catalog import Catalog, RunRecord, is_alive
+from storage.errors import InputError, StorageError
+
+OUT = Console(soft_wrap=True)
+ERR = Console(stderr=True, soft_wrap=True)
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = options.command(options)
+    except KeyboardInterrupt:
+        _say("interrupted; everything committed is kept, the same command goes on from there")
+        code = INTERRUPTED
+    except InputError as error:
+        _say(str(error))
+        code = BAD_INPUT
+    except StorageError as error:
+        _say(str(error))
+        code = FAILED
+    except Exception as error:  # the last resort of a person who wants one clear line
+        code = BAD_INPUT if type(error).__name__ == "UnreachableClusterError" else FAILED
+        _say(str(error) or type(error).__name__)
+        if os.environ.get("CHARFLOW_TRACEBACK"):
+            ERR.print_exception()
+        elif code == FAILED:
+            _say("set CHARFLOW_TRACEBACK=1 to see where")
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    ERR.print(f"charflow: {text}", markup=False, highlight=False)
+
+
+def _presets(options: argparse.Namespace) -> int:
+    found = presets()
+    if options.json:
+        return _print_json(found)
+    print_table(OUT, ("preset", "what it shows"), list(found.items()))
+    return DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    changes = [*options.set, *([f'compute.address="{options.ray}"'] if options.ray else [])]
+    config = load_config(options.config, changes=changes)
+    root = _root(options)
+    if config.compute.address:
+        from tasks.executor import require_reachable
+
+        require_reachable(config.compute.address)
+    run = open_run(config, root=root, name=options.name, source=config_name(options.config), until=options.until)
+    pending = run.pending
+    if pending:
+        _travel(run, options)
+    else:
+        run.settle()
+    record = run.catalog.get(run.record.name)
+    wall = time.monotonic() - began
+    if options.json:
+        return _print_json(_run_json(run, record, pending))
+    _print_run(run, record, pending, wall=wall)
+    return DONE
+
+
+def _travel(run: Run, options: argparse.Namespace) -> None:
+    """Take the pending steps inside the Prefect flow, with a private API unless the user has one."""
+    from flows.server import prefect_api
+
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)  # what it would say, we say in one line
+    with Bars(ERR).shown() as listener, prefect_api(_state_folder()):
+        from flows.pipeline import pipeline
+
+        with listening(listener):
+            pipeline(
+                config=run.config,
+                root=str(run.catalog.root),
+                name=run.record.name,
+                source=run.record.config,
+                until=options.until,
+            )
+
+
+def _state_folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "charflow" / "prefect"
+
+
+def _run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, Any]:
+    return {
+        "run": record.name,
+        "path": str(run.paths.folder),
+        "steps": {
+            step: {"status": "done" if step in pending else "reused", "seconds": record.steps[step].seconds}
+            for step in run.steps
+        },
+        "metrics": dict(record.metrics),
+        "metrics_detail": dict(record.metrics_detail),
+    }
+
+
+def _print_run(run: Run, record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
+    rows = []
+    for step in run.steps:
+        stage = record.steps[step]
+        where = "" if stage.holder == record.name else f" from run {stage.holder}"
+        rows.append((step, "done" if step in pending else f"reused{where}", f"{stage.seconds:.1f}"))
+    print_table(OUT, ("step", "status", "seconds"), rows)
+    if not pending:
+        OUT.print(f"nothing to do: run {record.name} has all of it already", highlight=False)
+    else:
+        _print_orchestration(record, pending, wall=wall)
+    if record.metrics:
+        OUT.print()
+        print_table(OUT, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
+    OUT.print()
+    where = run.holder("evaluate").report / "index.html" if "evaluate" in run.steps else run.paths.folder
+    OUT.print(f"{'report' if 'evaluate' in run.steps else 'run'}: {where}", highlight=False)
+
+
+def _print_orchestration(record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
+    """Tell how much of the wall time was not the steps' own work, and whose it was."""
+    startup = sum(seconds for what, seconds in record.timings.items() if what.endswith("workers"))
+    work = sum(record.steps[step].seconds for step in pending) - startup
+    overhead = wall - work
+    parts = {**record.timings, "prefect and imports": overhead - sum(record.timings.values())}
+    words = ", ".join(f"{what} {seconds:.1f}" for what, seconds in parts.items())
+    OUT.print(f"wall {wall:.1f} s, of which orchestration {overhead:.1f} s ({words})", highlight=False)
+
+
+def _runs(options: argparse.Namespace) -> int:
+    records = Catalog(_root(options)).runs()
+    if options.json:
+        return _print_json({"runs": [asdict(record) | {"status": _status(record)} for record in records]})
+    rows = [
+        (
+            r.name,
+            _status(r),
+            r.config,
+            str(len(r.steps)),
+            f"{r.metrics['w2_ratio']:.3f}" if r.metrics else "",
+            r.updated,
+        )
+        for r in records
+    ]
+    print_table(OUT, ("run", "status", "config", "steps", "w2_ratio", "updated"), rows)
+    return DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    catalog = Catalog(_root(options))
+    record = catalog.get(options.run)
+    paths = catalog.paths(record.name)
+    if options.json:
+        return _print_json(asdict(record) | {"status": _status(record), "path": str(paths.folder)})
+    OUT.print(f"{record.name}: {_status(record)}, made from {record.config}, {paths.folder}", highlight=False)
+    if record.error:
+        OUT.print(f"error: {record.error}", markup=False, highlight=False)
+    rows = []
+    for step in STEPS:
+        stage = record.steps.get(step)
+        if stage is None:
+            rows.append((step, "", "", "", ""))
+        else:
+            holder = "" if stage.holder == record.name else stage.holder
+            rows.append((step, f"{stage.seconds:.1f}", stage.key[:12], holder, _facts(stage.summary)))
+    print_table(OUT, ("step", "seconds", "key", "held by", "facts"), rows)
+    if record.metrics:
+        print_table(OUT, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
+    return DONE
+
+
+def _facts(summary: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in summary.items() if isinstance(value, (int, str)))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from flows.repair import holder_of_trajectories, repair, verify
+
+    run = holder_of_trajectories(reopen(Catalog(_root(options)), options.run))
+    found = verify(run)
+    repaired: list[int] = []
+    if options.repair and (found.bad or found.missing):
+        with Bars(ERR).shown() as listener, listening(listener):
+            repaired = repair(run, found)
+        found = verify(run)
+    result = {"chunks": found.chunks, "bad": list(found.bad), "missing": list(found.missing), "repaired": repaired}
+    if options.json:
+        _print_json(result)
+    else:
+        words = ", ".join(f"{name} {_numbers(result[name])}" for name in ("bad", "missing", "repaired") if result[name])
+        OUT.print(f"{found.chunks} chunks: {words or 'all as committed'}", highlight=False)
+    return FAILED if found.bad or found.missing else DONE
+
+
+def _numbers(chunks: Any) -> str:
+    return " ".join(str(chunk) for chunk in chunks[:20]) + (" ..." if len(chunks) > 20 else "")
+
+
+def _sample(options: argparse.Namespace) -> int:
+    if options.count < 1:
+        raise InputError(f"--count must be at least 1, got {options.count}")
+    if not 0 <= options.seed < 2**63:
+        raise InputError(f"--seed must be in [0, 2^63), got {options.seed}")
+    out = Path(options.out)
+    catalog = Catalog(_root(options))
+    record = catalog.get(options.run)
+    places = {}
+    for step in ("ingest", "train_generator"):
+        if step not in record.steps:
+            raise InputError(f"run {record.name!r} has no {step} yet; run it to the end first")
+        places[step] = catalog.paths(record.steps[step].holder)
+    from tasks.sample import write_sample_file
+
+    shape = write_sample_file(
+        places["train_generator"].generator,
+        places["ingest"].data,
+        out=out,
+        count=options.count,
+        steps=options.steps,
+        seed=options.seed,
+    )
+    if options.json:
+        return _print_json({"run": record.name, "out": str(out), "shape": list(shape)})
+    OUT.print(f"{out}: {' x '.join(map(str, shape))}", highlight=False)
+    return DONE
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    run = reopen(Catalog(_root(options)), options.run)
+    if "train_generator" not in run.record.steps:
+        raise InputError(f"run {options.run!r} has no generator yet; run it to the end first")
+    from flows.work import perform
+    from tasks.executor import SerialExecutor
+
+    with Bars(ERR).shown() as listener, listening(listener), run.in_progress():
+        perform("evaluate", run, SerialExecutor(), progress=lambda *_: None)
+    if options.json:
+        return _print_json(_run_json(run, run.record, ("evaluate",)))
+    print_table(OUT, ("metric", "value", "error", "n"), metric_rows(run.record.metrics, run.record.metrics_detail))
+    OUT.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
+    return DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    catalog = Catalog(_root(options))
+    record = catalog.get(options.run)
+    if "evaluate" not in record.steps:
+        raise InputError(
+            f"run {record.name!r} has no report yet; run it to the end, or charflow evaluate {record.name}"
+        )
+    page = catalog.paths(record.steps["evaluate"].holder).report / "index.html"
+    if not page.exists():
+        raise StorageError(f"{page} is gone; charflow evaluate {record.name} writes it anew")
+    if options.json:
+        return _print_json({"run": record.name, "report": str(page)})
+    OUT.print(str(page), highlight=False)
+    return DONE
+
+
+def _status(record: RunRecord) -> str:
+    return record.status if record.status != "running" or is_alive(record) else "interrupted"
+
+
+def _root(options: argparse.Namespace) -> Path:
+    return Path(options.root or os.environ.get("CHARFLOW_ROOT") or "runs")
+
+
+def _print_json(value: Any) -> int:
+    print(json.dumps(value, indent=1))  # noqa: T201
+    return DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"{message}; see {self.prog} --help")
+        sys.exit(BAD_INPUT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="charflow", description="Turn a dataset into a one-step generator, at any scale.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        if name != "presets":
+            sub.add_argument("--root", default="", help="folder of runs; default $CHARFLOW_ROOT, else ./runs")
+        return sub
+
+    add("presets", _presets, "list the recipes")
+    run = add("run", _run, "bring a dataset to a generator and its report; run again to resume")
+    run.add_argument("config", metavar="CONFIG", help="a preset or a .toml file")
+    run.add_argument("--name", default="", help="of the run; default: after the configuration")
+    run.add_argument("--set", action="append", default=[], metavar="a.b=v", help="change one key")
+    run.add_argument("--ray", default="", metavar="ADDRESS", help="host:port of a running Ray cluster")
+    run.add_argument("--until", default=STEPS[-1], metavar="STEP", help=f"last step: {', '.join(STEPS)}")
+    add("runs", _runs, "list the runs")
+    for name, command, about in (
+        ("show", _show, "show one run: steps, facts, metrics, lineage"),
+        ("verify", _verify, "recompute the digest of every committed chunk"),
+        ("sample", _sample, "draw one-step samples"),
+        ("evaluate", _evaluate, "measure a run anew"),
+        ("report", _report, "tell where the report of a run lies"),
+    ):
+        sub = add(name, command, about)
+        sub.add_argument("run", metavar="RUN", help="name of the run")
+        if name == "verify":
+            sub.add_argument("--repair", action="store_true", help="simulate bad and missing chunks anew")
+        if name == "sample":
+            sub.add_argument("--count", type=int, required=True, help="number of samples")
+            sub.add_argument("--steps", type=int, default=1, help="network evaluations a sample")
+            sub.add_argument("--seed", type=int, default=0, help="of the source noise")
+            sub.add_argument("--out", required=True, help="file: .npy, .npz, .png or .zarr")
+    return parser

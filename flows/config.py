@@ -1,0 +1,212 @@
+"""The configuration of a run: the specs of the steps, composed; read from TOML, changed by ``--set``, written resolved.
+
+Values are checked twice: keys here, where the list of allowed ones is known, and values in the specs themselves. Every
+message names the key, the value and what is allowed.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import InputError
+from tasks.specs import (
+    KEYS_OF_DATASET,
+    KEYS_OF_VELOCITY,
+    ComputeSpec,
+    DatasetSpec,
+    EvaluationSpec,
+    GeneratorSpec,
+    InterpolantSpec,
+    TrajectoriesSpec,
+    VelocitySpec,
+)
+
+Tree = dict[str, Any]
+
+_KEYS_OF_KIND = {"dataset": KEYS_OF_DATASET, "velocity": KEYS_OF_VELOCITY}
+_LARGEST_SEED = 2**63 - 1
+
+
+class PipelineConfig(BaseModel):
+    """Everything a run is asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = ""  # of the run; empty: after the preset or file
+    seed: int = Field(default=0, ge=0, le=_LARGEST_SEED)
+    dataset: DatasetSpec
+    interpolant: InterpolantSpec = InterpolantSpec()
+    velocity: VelocitySpec = VelocitySpec()
+    trajectories: TrajectoriesSpec = TrajectoriesSpec()
+    generator: GeneratorSpec = GeneratorSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    compute: ComputeSpec = ComputeSpec()
+
+
+def load_config(source: str, *, changes: Sequence[str] = ()) -> PipelineConfig:
+    """Read a preset or a ``.toml`` file and apply ``--set`` changes, each ``a.b=value``.
+
+    Raises:
+        InputError: the source is unknown or no TOML, or a key or value is not allowed.
+    """
+    tree = _read(source)
+    parsed = [_parse_change(change) for change in changes]
+    for path, value in parsed:
+        if path[1:] == ["kind"]:
+            _switch_kind(tree, path[0], value)
+    for path, value in parsed:
+        _assign(tree, path, value)
+    return build_config(tree)
+
+
+def build_config(tree: Tree) -> PipelineConfig:
+    """Check a parsed configuration and give it.
+
+    Raises:
+        InputError: a key or value is not allowed.
+    """
+    _require_known(tree, PipelineConfig, prefix="")
+    for section, kinds in _KEYS_OF_KIND.items():
+        _require_fitting(tree.get(section, {}), section, kinds)
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from error
+
+
+def dump_config(config: PipelineConfig) -> str:
+    """Give the resolved configuration as TOML that :func:`load_config` reads back to the same."""
+    return tomli_w.dumps(as_tree(config))
+
+
+def as_tree(config: PipelineConfig) -> Tree:
+    """Give the configuration as nested mappings, without the keys that mean nothing for the kinds it has."""
+    tree: Tree = {"name": config.name, "seed": config.seed}
+    for section in PipelineConfig.model_fields:
+        spec = getattr(config, section)
+        if is_dataclass(spec) and not isinstance(spec, type):
+            kinds, values = _KEYS_OF_KIND.get(section, {}), asdict(spec)
+            tree[section] = {k: v for k, v in values.items() if k not in kinds or values["kind"] in kinds[k]}
+    return tree
+
+
+def flatten(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Give a tree's leaves by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        leaves |= flatten(value, prefix=f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return leaves
+
+
+def presets() -> dict[str, str]:
+    """Give each preset's name and first line of comment."""
+    files = sorted(resources.files("flows").joinpath("presets").iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".toml"): file.read_text().split("\n", 1)[0].removeprefix("# ")
+        for file in files
+        if file.name.endswith(".toml")
+    }
+
+
+def config_name(source: str) -> str:
+    """Give what a run of this source is called: the preset's or the file's name."""
+    return Path(source).stem if source.endswith(".toml") else source
+
+
+def _read(source: str) -> Tree:
+    if source.endswith(".toml"):
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"config {source!r} is no file; it must be a .toml file or one of {', '.join(presets())}")
+        text = path.read_text()
+    elif source in presets():
+        text = resources.files("flows").joinpath("presets", f"{source}.toml").read_text()
+    else:
+        raise InputError(f"config {source!r} is unknown; it must be a .toml file or one of {', '.join(presets())}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"config {source!r} is not TOML: {error}") from error
+
+
+def _parse_change(change: str) -> tuple[list[str], Any]:
+    key, equals, raw = change.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set must be section.key=value, got {change!r}")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string
+    return key.strip().split("."), value
+
+
+def _switch_kind(tree: Tree, section: str, kind: Any) -> None:
+    """Set a section's kind and drop the keys that mean nothing for it."""
+    found = tree.setdefault(section, {})
+    if isinstance(found, dict):
+        kinds = _KEYS_OF_KIND.get(section, {})
+        for key in [key for key in found if key in kinds and kind not in kinds[key]]:
+            del found[key]
+        found["kind"] = kind
+
+
+def _assign(tree: Tree, path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"--set {'.'.join(path)}: {key} is a value, not a section")
+    tree[path[-1]] = value
+
+
+def _require_known(tree: Tree, kind: Any, *, prefix: str) -> None:
+    """Raise unless every key of the tree is a field of the class, all the way down."""
+    hints = get_type_hints(kind)
+    names = list(kind.model_fields) if issubclass(kind, BaseModel) else [field.name for field in fields(kind)]
+    for key, value in tree.items():
+        if key not in names:
+            raise InputError(f"{prefix}{key} is unknown, got {value!r}; allowed: {', '.join(names)}")
+        inner = next((t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)), None)
+        if inner is not None:
+            if not isinstance(value, dict):
+                raise InputError(f"{prefix}{key} must be a section, got {value!r}; its keys: {_field_names(inner)}")
+            _require_known(value, inner, prefix=f"{prefix}{key}.")
+
+
+def _field_names(kind: Any) -> str:
+    return ", ".join(field.name for field in fields(kind))
+
+
+def _require_fitting(found: Tree, section: str, kinds: dict[str, frozenset[str]]) -> None:
+    kind = found.get("kind", "network" if section == "velocity" else None)
+    for key, value in found.items():
+        if kind is not None and key in kinds and kind not in kinds[key]:
+            only = ", ".join(sorted(kinds[key]))
+            raise InputError(
+                f"{section}.{key} = {value!r} has no meaning for {section}.kind = {kind}, only for: {only}"
+            )
+
+
+def _explain(error: ValidationError) -> str:
+    """Give the first problem as one line."""
+    problem = error.errors()[0]
+    if "error" in problem.get("ctx", {}):
+        message = str(problem["ctx"]["error"])  # a spec's own; a network does not know whose it is
+        return f"{problem['loc'][0]}.{message}" if message.startswith("network.") else message
+    key = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _ALL_NAMES)
+    if problem["type"] == "missing":
+        return f"{key} is missing; a configuration needs at least dataset.kind"
+    rule = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{key}: {rule}, got {problem['input']!r}"
+
+
+_SPECS = (
+    DatasetSpec, InterpolantSpec, VelocitySpec, TrajectoriesSpec, GeneratorSpec, EvaluationSpec, ComputeSpec
+)  # fmt: skip
+_ALL_NAMES = {name for spec in _SPECS for name in (f.name for f in fields(spec))} | set(PipelineConfig.model_fields)

@@ -1,0 +1,202 @@
+"""The Prefect API of a command: the server that the user named, or a private one that lives as long as the command.
+
+A private server listens on one loopback port and keeps its database in a folder of its own; several at once may share
+that folder. This module runs twice: imported by the driver, and as the server process itself (``python server.py``).
+Prefect is imported inside functions on purpose: the import takes over a second and reads the environment, so the
+driver prepares the environment first and imports while the server is starting.
+"""
+
+import asyncio
+import fcntl
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+# A fresh database takes 15 s on two idle cores; a loaded machine may need several times that.
+START_SECONDS = 180.0
+STOP_SECONDS = 5.0
+PARENT_POLL_SECONDS = 0.5
+
+CLIENT_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+}
+# The "ephemeral" server runs few services; of those only the one that records task runs is of use to a command.
+SERVER_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",  # done here, under a lock
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+}
+
+
+@contextmanager
+def prefect_api(home: Path) -> Iterator[str]:
+    """Makes flows of this process report to a Prefect API, and gives its URL.
+
+    ``PREFECT_API_URL`` (environment, profile or prefect.toml) wins; otherwise a private server is started and, on
+    leaving, stopped. The private server ends by itself when this process dies, however it dies. Enter this before
+    importing anything that imports Prefect: its first import on a terminal reports to its makers unless told not to.
+
+    Args:
+        home: folder for the private server's database and log; created if absent, shared by commands at will.
+
+    Raises:
+        ConnectionError: the server that the user named does not answer, or the private one does not start.
+    """
+    for name, value in CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with ExitStack() as stack:
+        # Started on the guess that no profile names a server, which only the slow import can tell.
+        port = None if os.environ.get("PREFECT_API_URL") else stack.enter_context(_private_server(home))
+        from prefect.events.worker import EventsWorker
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        named = PREFECT_API_URL.value()
+        if named or port is None:
+            stack.close()
+            url = str(named)
+            _require_answer(url)
+            settings: dict[str, object] = {}
+        else:
+            url = f"http://127.0.0.1:{port}/api"
+            _await_private_server(port, log=home / "server.log")
+            # Heartbeats tell a server that a flow died, at the price of a second at the end of each; ours dies with it.
+            settings = {"api.url": url, "logging.to_api.enabled": False, "flows.heartbeat_frequency": None}
+        with temporary_settings({"logging.level": "WARNING"} | settings):
+            try:
+                yield url
+            finally:
+                # Events travel on a thread of their own; what is still queued must leave before the server does.
+                EventsWorker.drain_all(timeout=STOP_SECONDS)
+
+
+@contextmanager
+def _private_server(home: Path) -> Iterator[int]:
+    """Starts the server process without waiting for it, gives its port, and stops it on leaving."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= SERVER_ENVIRONMENT | {"PREFECT_HOME": str(home.resolve())}
+    with socket.create_server(("127.0.0.1", 0)) as listener, open(home / "server.log", "ab") as log:
+        port: int = listener.getsockname()[1]
+        # The listening socket is handed over: no port can be lost in between, and early requests queue.
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).resolve()), str(listener.fileno()), str(os.getpid())],
+            env=environment,
+            cwd=home,  # a prefect.toml in the user's folder is not for this server
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            process_group=0,  # Ctrl-C is for the driver, which still has a last state to report
+        )
+    try:
+        yield port
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_private_server(port: int, *, log: Path) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)) as connection:
+        try:
+            connection.request("GET", "/api/health")
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            raise ConnectionError(f"the private prefect server did not start, got {error!r}: see {log}") from error
+    if status != http.client.OK:
+        raise ConnectionError(f"the private prefect server must be healthy, got status {status}: see {log}")
+
+
+def _require_answer(url: str) -> None:
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+    except urllib.error.HTTPError as error:
+        error.close()  # an answer all the same: whether we may use the server is the client's affair
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(
+            f"PREFECT_API_URL must name a server that answers, got {url!r} ({reason}): start that server or unset it"
+        ) from error
+
+
+def _end_with(driver: int) -> None:
+    """Ends this process soon after its driver is gone; a signal on parent death would follow a mere thread's end."""
+    while os.getppid() == driver:
+        time.sleep(PARENT_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _create_database(path: Path) -> None:
+    from prefect.server.database import provide_database_interface
+    from prefect.server.database.configurations import AioSqliteConfiguration
+    from prefect.server.database.dependencies import temporary_database_config
+
+    with temporary_database_config(AioSqliteConfiguration(connection_url=_sqlite_url(path))):
+        database = provide_database_interface()
+        await database.create_db()
+        await (await database.engine()).dispose()
+
+
+def _ensure_database(path: Path) -> None:
+    """Creates the database under another name and renames it, so that a killed start never leaves half of one."""
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        partial = path.with_suffix(".partial")
+        for leftover in path.parent.glob(f"{partial.name}*"):
+            leftover.unlink()
+        asyncio.run(_create_database(partial))
+        partial.replace(path)
+
+
+def _sqlite_url(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def _serve(listener: socket.socket, *, home: Path) -> None:
+    import prefect
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import temporary_settings
+
+    # One database per version: an upgrade would need every other command to be over.
+    path = home / f"prefect-{prefect.__version__}.db"
+    _ensure_database(path)
+    with temporary_settings({"server.database.connection_url": _sqlite_url(path)}):
+        app = create_app(ephemeral=True, final=True)
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _main() -> NoReturn:
+    descriptor, driver = (int(argument) for argument in sys.argv[1:])
+    threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
+    _serve(socket.socket(fileno=descriptor), home=Path(os.environ["PREFECT_HOME"]))
+    sys.exit()
+
+
+if __name__ == "__main__":
+    _main()

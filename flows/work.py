@@ -1,0 +1,128 @@
+"""What each step is asked for, made from a run's configuration, and what is recorded when it is done."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from flows.config import dump_config
+from flows.progress import current_listener
+from flows.runs import Run, versions
+from tasks.evaluate import EvaluateRequest, ReportFacts, evaluate
+from tasks.executor import Executor
+from tasks.fit_velocity import VelocityRequest, fit_velocity
+from tasks.ingest import ingest
+from tasks.integrate import IntegrateRequest, integrate
+from tasks.specs import Progress, TrainingPlace
+from tasks.train_generator import GeneratorRequest, train_generator
+
+Work = Callable[[Run, Executor, Progress], Any]
+
+
+def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> Any:
+    """Do one step, record it, tell the listener, and give the step's summary."""
+    listener = current_listener()
+    listener.began(step)
+    began = time.monotonic()
+
+    def tell(done: int, total: int, words: str) -> None:
+        listener.moved(step, done, total, words)
+        progress(done, total, words)
+
+    summary = WORK[step](run, executor, tell)
+    seconds = time.monotonic() - began
+    facts = asdict(summary)
+    if facts.get("startup_seconds"):
+        run.timings[f"{step} workers"] = facts["startup_seconds"]
+    run.finish(step, seconds=seconds, summary=facts)
+    listener.ended(step, seconds=seconds)
+    return summary
+
+
+def _ingest(run: Run, _: Executor, __: Progress) -> Any:
+    return ingest(run.config.dataset, seed=run.config.seed, path=run.paths.data)
+
+
+def _fit_velocity(run: Run, _: Executor, progress: Progress) -> Any:
+    request = VelocityRequest(
+        velocity=run.config.velocity,
+        interpolant=run.config.interpolant,
+        dataset=run.config.dataset,
+        stop=run.config.trajectories.stop,
+        seed=run.config.seed,
+        data=run.holder("ingest").data,
+        place=TrainingPlace(folder=run.paths.velocity, key=run.keys["fit_velocity"]),
+    )
+    return fit_velocity(request, progress=progress)
+
+
+def integrate_request(run: Run) -> IntegrateRequest:
+    """Give the request whose store is this run's own."""
+    return IntegrateRequest(
+        trajectories=run.config.trajectories,
+        interpolant=run.config.interpolant,
+        seed=run.config.seed,
+        dim=tuple(run.record.steps["ingest"].summary["dim"]),
+        velocity=run.holder("fit_velocity").velocity,
+        store=run.paths.trajectories,
+    )
+
+
+def _integrate(run: Run, executor: Executor, progress: Progress) -> Any:
+    return integrate(integrate_request(run), executor=executor, progress=progress)
+
+
+def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
+    request = GeneratorRequest(
+        generator=run.config.generator,
+        count=run.config.trajectories.count,
+        seed=run.config.seed,
+        data=run.holder("ingest").data,
+        velocity=run.holder("fit_velocity").velocity,
+        store=run.holder("integrate").trajectories,
+        place=TrainingPlace(folder=run.paths.generator, key=run.keys["train_generator"]),
+    )
+    return train_generator(request, progress=progress)
+
+
+def _evaluate(run: Run, _: Executor, progress: Progress) -> Any:
+    velocity, generator = run.holder("fit_velocity").velocity, run.holder("train_generator").generator
+    request = EvaluateRequest(
+        evaluation=run.config.evaluation,
+        dataset=run.config.dataset,
+        data=run.holder("ingest").data,
+        velocity=TrainingPlace(folder=velocity, key=run.keys["fit_velocity"]),
+        generator=TrainingPlace(folder=generator, key=run.keys["train_generator"]),
+        store=run.holder("integrate").trajectories,
+        report=run.paths.report,
+        facts=_facts(run),
+    )
+    return evaluate(request, progress=progress)
+
+
+WORK: Mapping[str, Work] = {
+    "ingest": _ingest,
+    "fit_velocity": _fit_velocity,
+    "integrate": _integrate,
+    "train_generator": _train_generator,
+    "evaluate": _evaluate,
+}
+
+
+def _facts(run: Run) -> ReportFacts:
+    """Gather what the report prints and only the flow knows."""
+    done = {step: run.record.steps[step] for step in run.steps if step in run.record.steps}
+    batches = {step: stage.summary["batch_size"] for step, stage in done.items() if stage.summary.get("batch_size")}
+    return ReportFacts(
+        run=run.record.name,
+        title=run.record.config,
+        created=run.record.created,
+        configuration=dump_config(run.config),
+        versions=versions(),
+        seeds={"seed": run.config.seed, "evaluation.seed": run.config.evaluation.seed},
+        batches=batches,
+        seconds={step: stage.seconds for step, stage in done.items()},
+        is_reused={step: step not in run.made for step in done},
+        orchestration=dict(run.timings),
+        lineage={step: (stage.key, stage.holder) for step, stage in done.items()},
+    )

@@ -1,0 +1,175 @@
+"""Where work runs: in this process, or on a Ray cluster. The one file of the steps that knows Ray.
+
+A unit of work is a plain function of one picklable item that may run twice with the same outcome. Results come back as
+they complete; they are small receipts, never arrays.
+"""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from tasks.specs import ComputeSpec
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_IN_FLIGHT_PER_CPU = 3
+_CONNECT_SECONDS = 5.0
+_OBJECT_STORE_BYTES = 128 * 2**20
+
+
+class UnreachableClusterError(ConnectionError):
+    """A Ray address was asked for and nothing answers there."""
+
+
+class Executor(Protocol):
+    """Runs a function over items."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Give each item's result as it completes; the first real error cancels what is left and is raised."""
+        ...
+
+
+class SerialExecutor:
+    """Runs everything here, one item after another."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Give the results in the order of the items."""
+        yield from map(function, items)
+
+
+class RayExecutor:
+    """Runs each item as one Ray task of one CPU, a bounded number of them in flight.
+
+    Ray retries tasks whose worker or node was lost; an exception of the function is never retried.
+    """
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Give the results as they complete.
+
+        Raises:
+            Exception: what the function raised, as it raised it.
+        """
+        import ray  # slow to import, and absent from runs that re-use everything
+
+        remote = ray.remote(num_cpus=1, max_retries=3)(function)
+        cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        limit = max(2, _IN_FLIGHT_PER_CPU * cpus)
+        waiting = iter(items)
+        running: set[Any] = set()
+        try:
+            while True:
+                while len(running) < limit and (item := next(waiting, _END)) is not _END:
+                    running.add(remote.remote(item))
+                if not running:
+                    return
+                ready, _ = ray.wait(list(running), num_returns=1)
+                running.discard(ready[0])
+                yield _get(ready[0])
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+@contextmanager
+def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
+    """Attach to the cluster that was asked for, or start one here, and leave everything as it was found.
+
+    A cluster started here ends with the session; one attached to goes on. Ray replaces the process's signal handlers
+    and does not put them back, so this does.
+
+    Raises:
+        UnreachableClusterError: an address was given and no cluster answers; nothing is started instead.
+    """
+    os.environ.update(_QUIET)
+    if compute.address:
+        require_reachable(compute.address)
+    import ray
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if compute.address:
+            _attach(ray, compute.address)
+        else:
+            _start(ray, compute)
+        _restore(handlers)
+        yield RayExecutor()
+    finally:
+        ray.shutdown()
+        _restore(handlers)
+
+
+def require_reachable(address: str) -> None:
+    """Raise :class:`UnreachableClusterError` unless ``host:port`` accepts connections, or the address is ``auto``."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UnreachableClusterError(f"compute.address must be host:port of a Ray cluster, or auto, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UnreachableClusterError(
+            f"compute.address {address!r} does not answer ({error}); it must be the address of a running Ray cluster"
+        ) from error
+
+
+_END: Any = object()
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
+
+
+def _start(ray: Any, compute: ComputeSpec) -> None:
+    ray.init(
+        num_cpus=compute.cpus or None,
+        num_gpus=compute.gpus or None,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+    )
+
+
+def _attach(ray: Any, address: str) -> None:
+    """Join a cluster and bring our own code, so that its workers run the very version that drives them."""
+    here = Path(__file__).resolve().parent.parent
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"py_modules": [str(here / name) for name in ("tasks", "storage")]},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UnreachableClusterError(
+            f"compute.address {address!r} is no running Ray cluster that this version can join: {error}"
+        ) from error
+
+
+def _get(reference: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if cause is None:
+            raise
+        cause.add_note(str(error))  # the worker's traceback, for whoever looks deeper
+        raise cause from None
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    except ValueError:
+        logger.debug("not in the main thread, whose signal handlers stay as they are")

@@ -1,0 +1,199 @@
+"""STEP integrate: the velocity's trajectories, simulated chunk by chunk into the store.
+
+Planned purely, executed by a short function that runs anywhere and may run twice: the bytes of a chunk depend on the
+plan alone. The unit of work is one chunk; a worker process loads the velocity once and re-uses one buffer.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from storage.chunks import default_chunk_rows
+from storage.models import read_model
+from storage.specs import TrajectoryPlan
+from storage.trajectories import Floats, TrajectoryStore, Verification, row_bytes
+from tasks.executor import Executor
+from tasks.fit_velocity import load_velocity
+from tasks.specs import InterpolantSpec, Progress, TrajectoriesSpec
+from tasks.transport.field import VelocityField
+from tasks.transport.grid import time_grid
+from tasks.transport.interpolant import Interpolant
+from tasks.transport.noise import TRAJECTORIES, standard_normal
+from tasks.transport.solver import solve
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegrateRequest:
+    """Everything that determines the trajectories, and where they go."""
+
+    trajectories: TrajectoriesSpec
+    interpolant: InterpolantSpec
+    seed: int
+    dim: tuple[int, ...]  # shape of one state
+    velocity: Path  # folder of the published velocity
+    store: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkTask:
+    """One unit of work."""
+
+    velocity: Path
+    digest: str  # of the velocity, so that a worker notices another one under the same path
+    store: Path
+    chunk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a worker tells about a committed chunk."""
+
+    chunk: int
+    rows: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegrateSummary:
+    """What the store holds."""
+
+    count: int  # trajectories asked for
+    chunks: int
+    simulated: int  # chunks made now; the others were committed before
+    bytes: int  # stored, of the chunks made now
+    digest: str  # of the sealed store
+
+
+def plan_trajectories(request: IntegrateRequest, *, velocity_digest: str) -> TrajectoryPlan:
+    """Give the plan of a store: everything that its bytes depend on, resolved."""
+    spec = request.trajectories
+    grid = time_grid(spec.grid, steps=spec.steps, stop=spec.stop, rho=spec.rho)
+    per_row = row_bytes(request.dim, times=len(grid), dtype=spec.precision)
+    return TrajectoryPlan(
+        dim=request.dim,
+        times=tuple(grid.tolist()),
+        chunk_rows=spec.chunk_rows or default_chunk_rows(per_row),
+        dtype=spec.precision,
+        codec=spec.codec,
+        interpolant=request.interpolant.kind,
+        grid=spec.grid,
+        solver=spec.solver,
+        seed=request.seed,
+        sub_batch=spec.sub_batch,
+        velocity=velocity_digest,
+    )
+
+
+def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progress) -> IntegrateSummary:
+    """Simulate the chunks that are not committed yet, and seal the store.
+
+    Raises:
+        PlanConflictError: a store of another plan lies there.
+        FloatingPointError: a trajectory left the finite numbers.
+    """
+    digest = read_model(request.velocity).digest
+    plan = plan_trajectories(request, velocity_digest=digest)
+    count = request.trajectories.count
+    store = TrajectoryStore.create(request.store, plan, rows=count)
+    chunks = store.grid(count).count
+    missing = store.ledger.missing(chunks)
+    if len(missing) < chunks:
+        logger.info("%d of %d chunks are committed already", chunks - len(missing), chunks)
+    written = simulate(store, missing, velocity=request.velocity, executor=executor, progress=progress)
+    manifest = store.seal(rows=count)
+    return IntegrateSummary(count=count, chunks=chunks, simulated=len(missing), bytes=written, digest=manifest.digest)
+
+
+def verify_store(store: Path, *, rows: int) -> Verification:
+    """Recompute the digest of every chunk that the first ``rows`` rows need."""
+    return TrajectoryStore.open(store).verify(rows=rows)
+
+
+def repair_store(
+    request: IntegrateRequest, found: Verification, *, executor: Executor, progress: Progress
+) -> IntegrateSummary:
+    """Delete what :func:`verify_store` found bad, and make it and what is missing anew."""
+    store = TrajectoryStore.open(request.store)
+    for chunk in found.bad:
+        store.retract(chunk)
+    return integrate(request, executor=executor, progress=progress)
+
+
+def simulate(
+    store: TrajectoryStore, chunks: Iterable[int], *, velocity: Path, executor: Executor, progress: Progress
+) -> int:
+    """Simulate and commit the given chunks; give the bytes written.
+
+    Raises:
+        DamagedError: the velocity is not the one that the store was planned with.
+    """
+    tasks = [
+        ChunkTask(velocity=velocity, digest=store.plan.velocity, store=store.path, chunk=chunk) for chunk in chunks
+    ]
+    rows = written = 0
+    for receipt in executor.map(simulate_chunk, tasks):
+        rows += receipt.rows
+        written += receipt.bytes
+        logger.debug("chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds)
+        progress(rows, len(tasks) * store.plan.chunk_rows, "trajectories")
+    return written
+
+
+def simulate_chunk(task: ChunkTask) -> Receipt:
+    """Simulate one chunk and commit it; safe to run twice."""
+    began = time.monotonic()
+    torch.set_num_threads(1)
+    store = TrajectoryStore.open(task.store)
+    x = solve_chunk(store.plan, task.chunk, field=_velocity(task.velocity, task.digest, store.plan.dtype))
+    commit = store.write_chunk(task.chunk, x, started=began)
+    return Receipt(chunk=task.chunk, rows=commit.stop - commit.start, bytes=commit.bytes, seconds=commit.seconds)
+
+
+def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Floats:
+    """Give the trajectories of a chunk, ``[chunk_rows, times, *dim]``, in a buffer that the next call overwrites.
+
+    Raises:
+        FloatingPointError: a state is not finite.
+    """
+    start = chunk * plan.chunk_rows
+    states = torch.from_numpy(_buffer((plan.chunk_rows, len(plan.times), *plan.dim), plan.dtype))
+    grid = torch.tensor(plan.times, dtype=torch.float64)
+    interpolant = Interpolant(plan.interpolant)
+    for low in range(0, plan.chunk_rows, plan.sub_batch):
+        high = min(low + plan.sub_batch, plan.chunk_rows)
+        x0 = standard_normal(plan.seed, start + low, start + high, plan.dim, stream=TRAJECTORIES).to(states.dtype)
+        solve(field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high])
+    finite = torch.isfinite(states[:, -1]).flatten(1).all(1)
+    if not finite.all():
+        row = start + int(torch.nonzero(~finite)[0])
+        raise FloatingPointError(
+            f"trajectory {row} of chunk {chunk} is not finite at its end; "
+            "lower trajectories.stop or raise trajectories.steps"
+        )
+    return states.numpy()
+
+
+@lru_cache(maxsize=1)
+def _velocity(folder: Path, digest: str, dtype: str) -> VelocityField:
+    found = read_model(folder).digest
+    if found != digest:
+        raise RuntimeError(
+            f"{folder} holds velocity {found}, the store was planned with {digest}; use another run name"
+        )
+    field = load_velocity(folder)
+    return field.to(getattr(torch, dtype)) if isinstance(field, nn.Module) else field
+
+
+@lru_cache(maxsize=1)
+def _buffer(shape: tuple[int, ...], dtype: str) -> Floats:
+    return np.empty(shape, dtype)

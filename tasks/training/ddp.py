@@ -1,0 +1,105 @@
+"""Training on Ray Train: the one file that knows it. Data-parallel workers, restarted by Ray when one is lost.
+
+Workers write their own metrics and checkpoints to the shared root, so nothing passes through Ray but the request.
+"""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from storage.journal import read_journal
+from tasks.specs import Progress, TrainingPlace
+from tasks.training.group import Group
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+
+_RESTARTS = 3
+_FOLLOW_SECONDS = 0.5
+
+
+def run_distributed(
+    worker: Callable[[Request, Group], None],
+    request: Request,
+    *,
+    workers: int,
+    place: TrainingPlace,
+    steps: int,
+    progress: Progress,
+) -> float:
+    """Run ``worker(request, group)`` on each of ``workers`` Ray Train workers of one thread, until all are done.
+
+    Gives the seconds that were not training: starting and stopping workers, and attempts that were lost.
+
+    Args:
+        worker: a module-level function; on a restart it finds its newest checkpoint by itself.
+        request: picklable.
+        workers: size of the group.
+        place: whose journal tells how far the training is.
+        steps: optimiser steps in all.
+        progress: told about twice a second.
+
+    Raises:
+        Exception: what the worker raised, after Ray gave up.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # slow to import
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, _Follower(place, steps, progress):
+        TorchTrainer(
+            _enter,
+            train_loop_config={"worker": worker, "request": request},
+            torch_config=TorchConfig(backend="gloo"),
+            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(
+                name=place.key, storage_path=scratch, failure_config=FailureConfig(max_failures=_RESTARTS)
+            ),
+        ).fit()
+    return time.monotonic() - began - read_journal(place.journal)[-1]["elapsed"]
+
+
+def _enter(config: dict[str, Any]) -> None:
+    from ray import train
+
+    torch.set_num_threads(1)
+    context = train.get_context()
+    group = Group(rank=context.get_world_rank(), world=context.get_world_size(), wrap=_wrap)
+    config["worker"](config["request"], group)
+
+
+def _wrap(model: nn.Module) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+class _Follower:
+    """A thread that tells how far a journal is."""
+
+    def __init__(self, place: TrainingPlace, steps: int, progress: Progress) -> None:
+        self._place, self._steps, self._progress = place, steps, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follow-training", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._tell()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_FOLLOW_SECONDS):
+            self._tell()
+
+    def _tell(self) -> None:
+        records = read_journal(self._place.journal)
+        if records:
+            self._progress(int(records[-1]["step"]), self._steps, f"steps, loss {records[-1]['loss']:.4f}")

@@ -1,0 +1,154 @@
+"""One training loop for both networks, without a framework: batches and a loss go in, averaged weights come out.
+
+Everything random is a function of (seed, step, rank), so a state of tensors and a step resume it to the same bits.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tasks.networks.ema import MovingAverage
+from tasks.specs import OptimiserSpec
+
+Batch = TypeVar("Batch")
+Log = Callable[[dict[str, float]], None]
+
+LOG_SECONDS = 1.0
+_ADAM_BETAS = (0.9, 0.99)
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """What a training changes; ``step`` optimiser steps are behind it."""
+
+    model: nn.Module
+    average: MovingAverage
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    place: dict[str, int] = field(default_factory=dict)  # where the data stream stands
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything a checkpoint needs."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.weights,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "place": self.place,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.average.weights = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        self.place = state["place"]
+
+
+def begin(model: nn.Module, spec: OptimiserSpec) -> TrainingState:
+    """Give the state before the first step."""
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=spec.learning_rate, betas=_ADAM_BETAS, weight_decay=0.0, fused=True
+    )
+    return TrainingState(model=model, average=MovingAverage(model, decay=spec.ema), optimiser=optimiser)
+
+
+def learning_rate(step: int, spec: OptimiserSpec) -> float:
+    """Give the rate of a step: linear warm-up, then a cosine that ends at zero."""
+    if step < spec.warmup:
+        return spec.learning_rate * (step + 1) / spec.warmup
+    share = (step - spec.warmup) / max(1, spec.steps - spec.warmup)
+    return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def train(
+    state: TrainingState,
+    batches: Iterator[Batch],
+    loss: Callable[[Batch], Tensor],
+    spec: OptimiserSpec,
+    *,
+    place: Callable[[], dict[str, int]],
+    log: Log,
+    checkpoint: Callable[[TrainingState], None],
+    every: int,
+) -> None:
+    """Take the optimiser from ``state.step`` to ``spec.steps``.
+
+    Args:
+        state: changed in place.
+        batches: this rank's part of each global batch, from ``state.place`` on.
+        loss: mean over a batch, 0-d; gradients are averaged over ranks by the model's own wrapper.
+        spec: the knobs.
+        place: where ``batches`` stands after the batch last taken.
+        log: called about once a second with step, mean loss since the last call, rate and share of time spent waiting.
+        checkpoint: called every ``every`` steps and at the end.
+        every: steps between checkpoints.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the last checkpoint is untouched.
+    """
+    parameters = [p for p in state.model.parameters() if p.requires_grad]
+    started = time.monotonic()
+    meter = _Meter()
+    while state.step < spec.steps:
+        began = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - began
+        for group in state.optimiser.param_groups:
+            group["lr"] = learning_rate(state.step, spec)
+        state.optimiser.zero_grad(set_to_none=True)
+        value = loss(batch)
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
+        state.optimiser.step()
+        state.average.update(state.model, step=state.step)
+        state.step += 1
+        state.place = place()
+        meter.add(value.item(), waited=waited)
+        if not math.isfinite(meter.loss):
+            raise FloatingPointError(
+                f"{spec.section} loss is not finite at step {state.step}; lower {spec.section}.learning_rate "
+                f"({spec.learning_rate:g}); the last good checkpoint is kept"
+            )
+        if meter.seconds >= LOG_SECONDS or state.step == spec.steps:
+            log(meter.report(state.step) | {"elapsed": time.monotonic() - started})
+            meter = _Meter()
+        if state.step % every == 0 or state.step == spec.steps:
+            checkpoint(state)
+
+
+class _Meter:
+    """Means since the last log line."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._total = 0.0
+        self._waited = 0.0
+        self._steps = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def loss(self) -> float:
+        return self._total / max(1, self._steps)
+
+    def add(self, loss: float, *, waited: float) -> None:
+        self._total += loss
+        self._waited += waited
+        self._steps += 1
+
+    def report(self, step: int) -> dict[str, float]:
+        return {
+            "step": step,
+            "loss": self.loss,
+            "steps_per_second": self._steps / self.seconds,
+            "wait_share": self._waited / self.seconds,
+        }
