@@ -1,0 +1,116 @@
+"""Executors: order, first errors, lost workers, addresses that do not answer, signal handlers."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.executor import (
+    Executor,
+    RayExecutor,
+    SerialExecutor,
+    UnreachableClusterError,
+    ray_session,
+    require_reachable,
+)
+from tasks.specs import ComputeSpec
+
+
+def double(item: int) -> int:
+    return 2 * item
+
+
+def fail_at_three(item: int) -> int:
+    if item == 3:
+        raise ValueError(f"item {item} is bad")
+    return item
+
+
+def die_once(marker: Path) -> int:
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def mark_slowly(marker: Path) -> None:
+    time.sleep(0.2)
+    marker.touch()
+
+
+def our_handler(*_: object) -> None:
+    """Stand for a handler that someone set before."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayExecutor]:
+    before = signal.signal(signal.SIGTERM, our_handler)
+    try:
+        with ray_session(ComputeSpec(cpus=2)) as executor:
+            yield executor
+        assert signal.getsignal(signal.SIGTERM) is our_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_maps(executor: Executor) -> None:
+    assert sorted(executor.map(double, range(50))) == [2 * k for k in range(50)]
+    assert list(executor.map(double, [])) == []
+
+
+def check_fails(executor: Executor) -> None:
+    with pytest.raises(ValueError, match="item 3 is bad"):
+        list(executor.map(fail_at_three, range(8)))
+
+
+def test_a_serial_executor_gives_every_result_and_the_first_error() -> None:
+    check_maps(SerialExecutor())
+    check_fails(SerialExecutor())
+
+
+@pytest.mark.slow
+def test_a_ray_executor_gives_every_result_and_the_first_error_as_it_was_raised(cluster: RayExecutor) -> None:
+    check_maps(cluster)
+    check_fails(cluster)
+
+
+@pytest.mark.slow
+def test_an_error_cancels_what_has_not_started(cluster: RayExecutor, tmp_path: Path) -> None:
+    markers = [tmp_path / str(k) for k in range(40)]
+    results = cluster.map(mark_slowly, markers)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    time.sleep(1.0)
+    assert sum(marker.exists() for marker in markers) < 15
+
+
+@pytest.mark.slow
+def test_a_task_whose_worker_was_killed_runs_again(cluster: RayExecutor, tmp_path: Path) -> None:
+    assert len(list(cluster.map(die_once, [tmp_path / "marker"]))) == 1
+
+
+@pytest.mark.slow
+def test_a_session_leaves_the_signal_handlers_as_it_found_them(cluster: RayExecutor) -> None:
+    assert signal.getsignal(signal.SIGTERM) is our_handler
+    assert list(cluster.map(double, [1])) == [2]
+    assert signal.getsignal(signal.SIGTERM) is our_handler
+
+
+def test_an_address_where_nothing_answers_is_refused_within_seconds() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(UnreachableClusterError, match=rf"compute\.address '127\.0\.0\.1:{port}' does not answer"):
+        require_reachable(f"127.0.0.1:{port}")
+    assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:port", ":6379"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(UnreachableClusterError, match="must be host:port"):
+        require_reachable(address)

@@ -1,0 +1,142 @@
+"""The training loop: its schedule, its exact resumption, its refusal of a loss that is not finite."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tasks.specs import OptimiserSpec
+from tasks.training.checkpoint import restore, to_checkpoint, weights_from_bytes, weights_to_bytes
+from tasks.training.loop import TrainingState, begin, learning_rate, train
+
+SPEC = OptimiserSpec(
+    section="velocity",
+    steps=30,
+    batch_size=16,
+    learning_rate=1e-2,
+    workers=1,
+    warmup=5,
+    ema=0.9,
+    clip=1.0,
+)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3))
+
+
+def batches(step: int) -> Iterator[Tensor]:
+    while True:
+        yield torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
+        step += 1
+
+
+def run(state: TrainingState, spec: OptimiserSpec, *, every: int = 10) -> tuple[list[dict[str, float]], list[int]]:
+    logs: list[dict[str, float]] = []
+    kept: list[int] = []
+
+    def loss(batch: Tensor) -> Tensor:
+        return ((state.model(batch) - 2 * batch) ** 2).mean()
+
+    train(
+        state,
+        batches(state.step),
+        loss,
+        spec,
+        place=lambda: {"position": 7},
+        log=logs.append,
+        checkpoint=lambda s: kept.append(s.step),
+        every=every,
+    )
+    return logs, kept
+
+
+def test_the_rate_rises_evenly_to_its_peak_and_falls_to_nothing() -> None:
+    rates = [learning_rate(step, SPEC) for step in range(SPEC.steps)]
+    assert rates[:5] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2])
+    assert rates[5] == pytest.approx(1e-2)
+    assert all(later < earlier for earlier, later in zip(rates[5:], rates[6:], strict=False))
+    assert learning_rate(SPEC.steps, SPEC) == pytest.approx(0, abs=1e-12)
+    middle = (SPEC.steps + SPEC.warmup) / 2
+    assert 0.45e-2 < learning_rate(int(middle), SPEC) < 0.55e-2
+
+
+def test_training_lowers_the_loss_and_checkpoints_when_asked() -> None:
+    state = begin(network(), replace(SPEC, steps=200))
+    logs, kept = run(state, replace(SPEC, steps=200), every=60)
+    assert kept == [60, 120, 180, 200]
+    assert state.step == 200
+    assert state.place == {"position": 7}
+    assert logs[-1]["step"] == 200
+    assert logs[-1]["loss"] < 0.5  # the untrained network has about 4
+
+
+def test_a_resumed_training_ends_with_the_very_same_weights() -> None:
+    straight = begin(network(), SPEC)
+    run(straight, SPEC)
+    first = begin(network(), SPEC)
+    # stop in the middle of the same schedule
+    half = _stop_at(first, 13)
+    second = begin(network(), SPEC)
+    restore(second, half)
+    assert second.step == 13
+    run(second, SPEC)
+    for name, value in straight.average.weights.items():
+        assert torch.equal(value, second.average.weights[name])
+    for a, b in zip(straight.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+class _StopHereError(Exception):
+    pass
+
+
+def _stop_at(state: TrainingState, step: int):  # type: ignore[no-untyped-def]
+    found = []
+
+    def loss(batch: Tensor) -> Tensor:
+        return ((state.model(batch) - 2 * batch) ** 2).mean()
+
+    def checkpoint(reached: TrainingState) -> None:
+        if reached.step == step:
+            found.append(to_checkpoint(reached))
+            raise _StopHereError
+
+    with pytest.raises(_StopHereError):
+        train(state, batches(0), loss, SPEC, place=dict, log=lambda _: None, checkpoint=checkpoint, every=1)
+    return found[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step() -> None:
+    state = begin(network(), SPEC)
+
+    def loss(batch: Tensor) -> Tensor:
+        value = state.model(batch).mean()
+        return value * float("nan") if state.step == 3 else value
+
+    with pytest.raises(FloatingPointError, match=r"velocity loss is not finite at step 4.*learning_rate \(0\.01\)"):
+        train(state, batches(0), loss, SPEC, place=dict, log=lambda _: None, checkpoint=lambda _: None, every=10)
+
+
+def test_the_gradient_is_clipped_to_the_asked_norm() -> None:
+    state = begin(network(), replace(SPEC, clip=1e-3, steps=1))
+    norms: list[float] = []
+    step = state.optimiser.step
+
+    def watched() -> None:
+        norms.append(float(torch.stack([p.grad.norm() for p in state.model.parameters() if p.grad is not None]).norm()))
+        step()
+
+    state.optimiser.step = watched  # type: ignore[method-assign, assignment]
+    run(state, replace(SPEC, clip=1e-3, steps=1))
+    assert norms[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_weights_travel_as_safetensors_unchanged() -> None:
+    weights = {name: value.clone() for name, value in network().state_dict().items()}
+    back = weights_from_bytes(weights_to_bytes(weights))
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weights[name]) for name in weights)
