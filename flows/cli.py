@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
         _travel(run, options)
     else:
         run.settle()
-    record = run.catalog.get(run.record.name)
+    record = run.record = run.catalog.get(run.record.name)  # as the flow left it
     wall = time.monotonic() - began
     if options.json:
         return _print_json(_run_json(run, record, pending))
@@ -102,10 +102,11 @@ def _travel(run: Run, options: argparse.Namespace) -> None:
     """Take the pending steps inside the Prefect flow, with a private API unless the user has one."""
     from flows.server import prefect_api
 
-    logging.getLogger("prefect").setLevel(logging.CRITICAL)  # what it would say, we say in one line
     with Bars(ERR).shown() as listener, prefect_api(_state_folder()):
         from flows.pipeline import pipeline
 
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say, we say in one line
         with listening(listener):
             pipeline(
                 config=run.config,
@@ -149,8 +150,10 @@ def _print_run(run: Run, record: RunRecord, pending: Sequence[str], *, wall: flo
         OUT.print()
         print_table(OUT, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
     OUT.print()
-    where = run.holder("evaluate").report / "index.html" if "evaluate" in run.steps else run.paths.folder
-    OUT.print(f"{'report' if 'evaluate' in run.steps else 'run'}: {where}", highlight=False)
+    if "evaluate" in run.steps:
+        OUT.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
+    else:
+        OUT.print(f"run: {run.paths.folder}", highlight=False)
 
 
 def _print_orchestration(record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
@@ -195,7 +198,7 @@ def _show(options: argparse.Namespace) -> int:
     for step in STEPS:
         stage = record.steps.get(step)
         if stage is None:
-            rows.append((step, "", "", "", ""))
+            rows.append((step, *[""] * 4))
         else:
             holder = "" if stage.holder == record.name else stage.holder
             rows.append((step, f"{stage.seconds:.1f}", stage.key[:12], holder, _facts(stage.summary)))
@@ -210,9 +213,10 @@ def _facts(summary: Any) -> str:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    named = reopen(Catalog(_root(options)), options.run)
     from flows.repair import holder_of_trajectories, repair, verify
 
-    run = holder_of_trajectories(reopen(Catalog(_root(options)), options.run))
+    run = holder_of_trajectories(named)
     found = verify(run)
     repaired: list[int] = []
     if options.repair and (found.bad or found.missing):
@@ -351,3 +355,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--seed", type=int, default=0, help="of the source noise")
             sub.add_argument("--out", required=True, help="file: .npy, .npz, .png or .zarr")
     return parser
+
+
+if __name__ == "__main__":
+    main()

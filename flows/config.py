@@ -18,6 +18,7 @@ from storage.errors import InputError
 from tasks.specs import (
     KEYS_OF_DATASET,
     KEYS_OF_VELOCITY,
+    ORACLE_KINDS,
     ComputeSpec,
     DatasetSpec,
     EvaluationSpec,
@@ -75,9 +76,11 @@ def build_config(tree: Tree) -> PipelineConfig:
     for section, kinds in _KEYS_OF_KIND.items():
         _require_fitting(tree.get(section, {}), section, kinds)
     try:
-        return PipelineConfig.model_validate(tree)
+        config = PipelineConfig.model_validate(tree)
     except ValidationError as error:
         raise InputError(_explain(error)) from error
+    _require_consistent(config)
+    return config
 
 
 def dump_config(config: PipelineConfig) -> str:
@@ -177,6 +180,24 @@ def _require_known(tree: Tree, kind: Any, *, prefix: str) -> None:
             if not isinstance(value, dict):
                 raise InputError(f"{prefix}{key} must be a section, got {value!r}; its keys: {_field_names(inner)}")
             _require_known(value, inner, prefix=f"{prefix}{key}.")
+
+
+def _require_consistent(config: PipelineConfig) -> None:
+    """Raise where sections that are right by themselves do not fit together."""
+    velocity, trajectories = config.velocity, config.trajectories
+    if velocity.kind == "oracle" and config.dataset.kind not in ORACLE_KINDS:
+        raise InputError(
+            f"velocity.kind = oracle needs dataset.kind {' or '.join(ORACLE_KINDS)}, got {config.dataset.kind!r}"
+        )
+    if velocity.kind == "network" and trajectories.solver == "heun" and trajectories.stop == 1:
+        raise InputError(
+            "trajectories.stop must be below 1 for trajectories.solver = heun, which asks the network's velocity at "
+            "the end, got 1"
+        )
+    if config.generator.warm_start and (velocity.kind != "network" or velocity.network != config.generator.network):
+        raise InputError(
+            "generator.warm_start = true needs velocity.kind = network and generator.network equal to velocity.network"
+        )
 
 
 def _field_names(kind: Any) -> str:

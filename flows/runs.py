@@ -15,6 +15,7 @@ from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, stage_record
 from storage.errors import InputError, RunConflictError
 from storage.paths import RunPaths
+from tasks.specs import PATH_KINDS
 
 _PACKAGES = ("charflow", "torch", "ray", "prefect", "zarr", "numpy", "pot")
 
@@ -138,6 +139,8 @@ def open_run(config: PipelineConfig, *, root: Path, name: str, source: str, unti
     """
     if until not in STEPS:
         raise InputError(f"--until must be one of {', '.join(STEPS)}, got {until!r}")
+    if config.dataset.kind in PATH_KINDS and not Path(config.dataset.path).exists():
+        raise InputError(f"dataset.path {config.dataset.path!r} is missing; it must name a file that can be read")
     catalog = Catalog(root)
     try:
         record = catalog.claim(

@@ -9,6 +9,7 @@ driver prepares the environment first and imports while the server is starting.
 import asyncio
 import fcntl
 import http.client
+import logging
 import os
 import signal
 import socket
@@ -84,7 +85,9 @@ def prefect_api(home: Path) -> Iterator[str]:
             try:
                 yield url
             finally:
-                # Events travel on a thread of their own; what is still queued must leave before the server does.
+                # Events travel on a thread of their own, and what is queued must leave before the server does. The
+                # thread's logger is not one of Prefect's, and warns whenever there is anything to wait for.
+                logging.getLogger(EventsWorker.__name__).setLevel(logging.ERROR)
                 EventsWorker.drain_all(timeout=STOP_SECONDS)
 
 

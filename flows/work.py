@@ -8,11 +8,12 @@ from typing import Any
 from flows.config import dump_config
 from flows.progress import current_listener
 from flows.runs import Run, versions
-from tasks.evaluate import EvaluateRequest, ReportFacts, evaluate
+from tasks.evaluate import EvaluateRequest, evaluate
 from tasks.executor import Executor
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
+from tasks.report import ReportFacts
 from tasks.specs import Progress, TrainingPlace
 from tasks.train_generator import GeneratorRequest, train_generator
 
@@ -94,6 +95,7 @@ def _evaluate(run: Run, _: Executor, progress: Progress) -> Any:
         velocity=TrainingPlace(folder=velocity, key=run.keys["fit_velocity"]),
         generator=TrainingPlace(folder=generator, key=run.keys["train_generator"]),
         store=run.holder("integrate").trajectories,
+        count=run.config.trajectories.count,
         report=run.paths.report,
         facts=_facts(run),
     )

@@ -14,21 +14,37 @@ TEMPORARY_SUFFIX = ".partial"
 def write_atomic(path: Path, content: bytes) -> None:
     """Publish ``content`` at ``path``, replacing what was there, durably."""
     temporary = _write_temporary(path, content)
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
 def create_exclusive(path: Path, content: bytes) -> bool:
-    """Publish ``content`` at ``path`` unless something is there; tell whether it was published, durably."""
+    """Publish ``content`` at ``path`` unless something is there; tell whether it was published.
+
+    What is there is durable either way: a winner may have died before it synced the folder.
+    """
     temporary = _write_temporary(path, content)
     try:
         os.link(temporary, path)
+        is_first = True
     except FileExistsError:
-        return False
+        is_first = False
     finally:
         temporary.unlink()
     sync_folder(path.parent)
-    return True
+    return is_first
+
+
+def sweep(folder: Path) -> int:
+    """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
+    leftovers = list(folder.rglob(f".*{TEMPORARY_SUFFIX}"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
 
 
 def sync_file(path: Path) -> None:
@@ -50,7 +66,7 @@ def sync_tree(path: Path) -> None:
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
@@ -61,6 +77,15 @@ def _write_temporary(path: Path, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it; each new entry is durable, or a record could outlive what it stands for."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
 
 
 def _sync(path: Path, flags: int) -> None:

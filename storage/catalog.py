@@ -66,7 +66,8 @@ class Catalog:
 
     def runs(self) -> list[RunRecord]:
         """Give every run, the newest first."""
-        records = [self.get(path.parent.name) for path in self.root.glob("*/run.json")]
+        names = [path.parent.name for path in self.root.glob("*/run.json")]
+        records = [self.get(name) for name in names if _NAME.fullmatch(name)]
         return sorted(records, key=lambda record: record.created, reverse=True)
 
     def get(self, run: str) -> RunRecord:
@@ -171,11 +172,11 @@ def _dump(record: RunRecord) -> bytes:
 def _read(path: Path) -> RunRecord:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DamagedError(f"{path} is not JSON; restore it, or delete the run") from error
-    if content["version"] > SCHEMA_VERSION:
-        raise VersionError(
-            f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
-        )
-    steps = {step: StageRecord(**stage) for step, stage in content.pop("steps").items()}
-    return RunRecord(steps=steps, **content)
+        if content["version"] > SCHEMA_VERSION:
+            raise VersionError(
+                f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
+            )
+        steps = {step: StageRecord(**stage) for step, stage in content.pop("steps").items()}
+        return RunRecord(steps=steps, **content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path} is no run's record; restore it, or delete the run") from error

@@ -36,7 +36,8 @@ class CheckpointFolder:
         write_atomic(self._payload(checkpoint.step), checkpoint.payload)
         marker = {"step": checkpoint.step, "digest": digest(checkpoint.payload)}
         write_atomic(self._marker(checkpoint.step), json.dumps(marker).encode())
-        for step in self.steps()[: -self._keep]:
+        # later steps can only be damaged ones that newest() passed over; they must not push out what is valid
+        for step in [step for step in self.steps() if step <= checkpoint.step][: -self._keep]:
             self._marker(step).unlink(missing_ok=True)
             self._payload(step).unlink(missing_ok=True)
 
@@ -56,7 +57,7 @@ class CheckpointFolder:
         payload = self._payload(step)
         try:
             promised = json.loads(self._marker(step).read_bytes())["digest"]
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             return False
         return payload.exists() and digest_file(payload) == promised
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import TEMPORARY_SUFFIX, create_exclusive, sync_folder, write_atomic
+from storage.atomic import create_exclusive, sweep, sync_folder, write_atomic
 from storage.errors import CommitConflictError, DamagedError, IncompleteError, PlanConflictError, VersionError
 from storage.fingerprint import fingerprint
 from storage.specs import SCHEMA_VERSION
@@ -106,12 +106,18 @@ class Ledger:
             DamagedError: the record cannot be read.
         """
         path = self._path(chunk)
-        if not path.exists():
-            raise IncompleteError(f"chunk {chunk} is not committed in {self.folder}; run the integrate step again")
         try:
             return Commit(**_read(path))
+        except FileNotFoundError:
+            raise IncompleteError(
+                f"chunk {chunk} is not committed in {self.folder}; run the integrate step again"
+            ) from None
         except TypeError as error:
             raise DamagedError(f"{path} is no commit record; run charflow verify --repair") from error
+
+    def is_committed(self, chunk: int) -> bool:
+        """Tell whether a chunk has a record."""
+        return self._path(chunk).exists()
 
     def committed(self) -> set[int]:
         """Give the chunks that have a record."""
@@ -131,7 +137,7 @@ class Ledger:
             sync_folder(self._commits)
 
     def seal(self, *, rows: int, chunks: int) -> Manifest:
-        """Publish the manifest over the first ``chunks`` chunks, replacing a smaller one.
+        """Publish the manifest over the first ``chunks`` chunks, or over as many as were sealed before.
 
         Raises:
             IncompleteError: a chunk is not committed.
@@ -139,6 +145,9 @@ class Ledger:
         missing = self.missing(chunks)
         if missing:
             raise IncompleteError(f"chunk {missing[0]} of {chunks} is not committed in {self.folder}; run again")
+        before = self._earlier_manifest()
+        if before is not None and before.rows > rows and not self.missing(before.chunks):
+            rows, chunks = before.rows, before.chunks  # a smaller request must not unseal what others train on
         digests = {str(chunk): dict(self.read(chunk).files) for chunk in range(chunks)}
         manifest = Manifest(rows=rows, chunks=chunks, plan=fingerprint(self.plan()), digest=fingerprint(digests))
         write_atomic(self.folder / "manifest.json", _pretty(asdict(manifest)))
@@ -147,14 +156,23 @@ class Ledger:
     def manifest(self) -> Manifest | None:
         """Give the seal, or None for a store that is still growing."""
         path = self.folder / "manifest.json"
-        return Manifest(**_read(path)) if path.exists() else None
+        try:
+            return Manifest(**_read(path))
+        except FileNotFoundError:
+            return None
+        except TypeError as error:
+            raise DamagedError(f"{path} is no manifest; delete it and run the integrate step again") from error
 
     def sweep(self) -> int:
         """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
-        leftovers = list(self.folder.rglob(f".*{TEMPORARY_SUFFIX}"))
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        return len(leftovers)
+        return sweep(self.folder)
+
+    def _earlier_manifest(self) -> Manifest | None:
+        try:
+            return self.manifest()
+        except DamagedError as error:
+            logger.warning("%s; the new seal replaces it", error)
+            return None
 
     def _path(self, chunk: int) -> Path:
         return self._commits / f"{chunk:08d}.json"
@@ -167,10 +185,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is not JSON; run charflow verify --repair") from error
     if not isinstance(content, dict):
         raise DamagedError(f"{path} is not a JSON object; run charflow verify --repair")
-    if content.get("version", SCHEMA_VERSION) > SCHEMA_VERSION:
-        raise VersionError(
-            f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
-        )
+    version = content.get("version", SCHEMA_VERSION)  # the plan has one; records and manifest follow the plan's
+    if not isinstance(version, int):
+        raise DamagedError(f"{path} has format {version!r}, which is no number; restore it, or delete the run")
+    if version > SCHEMA_VERSION:
+        raise VersionError(f"{path} has format {version}, this charflow reads up to {SCHEMA_VERSION}; upgrade")
     return content
 
 

@@ -1,6 +1,7 @@
 """The dataset of a run, standardised and cut into shards: a Zarr v3 group with ``x [rows, *dim]`` and ``label [rows]``.
 
 One chunk is one shard. The attributes (mean, scale, source, digest) are written last; only they make the store whole.
+Zarr gives the fill value for a chunk that is gone, so a read looks for the chunks' files first.
 """
 
 import hashlib
@@ -15,10 +16,11 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from storage.atomic import sync_file, sync_tree
+from storage.atomic import sync_folder, sync_tree
 from storage.checksum import DIGEST_BYTES
 from storage.chunks import ChunkGrid, Shard, even_shards
-from storage.errors import DamagedError, IncompleteError, InputError
+from storage.errors import DamagedError, IncompleteError, InputError, VersionError
+from storage.fingerprint import fingerprint
 from storage.specs import SCHEMA_VERSION
 
 Values = npt.NDArray[np.float32]
@@ -93,26 +95,29 @@ def ingest_dataset(
         labels = group.create_array(
             "label", shape=(dataset.rows,), chunks=(grid.chunk_rows,), dtype="int64", compressors=codecs, **_LAYOUT
         )
-    state = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    values_state, labels_state = (hashlib.blake2b(digest_size=DIGEST_BYTES) for _ in range(2))
     for shard, values, classes in _shards(dataset, grid):
         standard = standardisation.to_standard(values)
         x[shard.start : shard.stop] = standard
-        state.update(np.ascontiguousarray(standard).data)
+        values_state.update(np.ascontiguousarray(standard).data)
         if classes is not None:
             labels[shard.start : shard.stop] = classes
-            state.update(np.ascontiguousarray(classes).data)
+            labels_state.update(np.ascontiguousarray(classes).data)
     sync_tree(path)
+    content = {"dim": list(dataset.dim), "mean": mean.tolist(), "scale": scale.tolist()}
+    states = {"x": values_state.hexdigest(), "label": labels_state.hexdigest() if dataset.has_labels else None}
     group.update_attributes(
         {
             "version": SCHEMA_VERSION,
-            "mean": mean.tolist(),
-            "scale": scale.tolist(),
+            "mean": content["mean"],
+            "scale": content["scale"],
             "std": 1.0 if standardise else std,
             "source": source,
-            "digest": state.hexdigest(),
+            "digest": fingerprint(content | states),
         }
     )
-    sync_file(path / "zarr.json")
+    sync_tree(path)
+    sync_folder(path.parent)
     return DataStore(path)
 
 
@@ -164,6 +169,10 @@ class DataStore:
         attributes: dict[str, Any] = dict(group.attrs)
         if "digest" not in attributes:
             raise IncompleteError(f"{path} is half ingested; run the ingest step again")
+        if attributes["version"] > SCHEMA_VERSION:
+            raise VersionError(
+                f"{path} has format {attributes['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
+            )
         self.path = path
         self.digest = str(attributes["digest"])
         self.source = attributes["source"]
@@ -194,13 +203,21 @@ class DataStore:
         """Give standardised rows, ``[rows, *dim]``.
 
         Raises:
-            DamagedError: the bytes fail their checksum.
+            DamagedError: the bytes fail their checksum or are gone.
         """
-        try:
-            return np.asarray(self._x[shard.start : shard.stop])
-        except (ValueError, RuntimeError) as error:
-            raise DamagedError(f"{self.path} is damaged in rows {shard.start} to {shard.stop}; ingest again") from error
+        return self._read(self._x, shard)
 
     def labels(self, shard: Shard) -> Labels | None:
         """Give the labels of rows, ``[rows]``, or None for an unlabelled dataset."""
-        return None if self._label is None else np.asarray(self._label[shard.start : shard.stop])
+        return None if self._label is None else self._read(self._label, shard)
+
+    def _read(self, array: Any, shard: Shard) -> npt.NDArray[Any]:
+        size = self.shards.chunk_rows
+        for index in range(shard.start // size, -(-min(shard.stop, self.rows) // size)):
+            name = array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))
+            if not (self.path / array.path / name).is_file():
+                raise DamagedError(f"{self.path} has lost shard {index} of {array.path}; ingest again")
+        try:
+            return np.asarray(array[shard.start : shard.stop])
+        except (ValueError, RuntimeError) as error:
+            raise DamagedError(f"{self.path} is damaged in rows {shard.start} to {shard.stop}; ingest again") from error

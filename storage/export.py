@@ -15,6 +15,7 @@ from storage.atomic import write_atomic
 from storage.errors import InputError
 from storage.trajectories import Floats
 
+_MARK: dict[str, Any] = {"charflow": "samples"}  # attributes of a group that later samples may replace
 SAMPLE_SUFFIXES = (".npy", ".npz", ".png", ".zarr")
 
 
@@ -24,20 +25,32 @@ def check_sample_path(path: Path) -> None:
         raise InputError(f"--out must end in one of {', '.join(SAMPLE_SUFFIXES)}, got {str(path)!r}")
     if not path.resolve().parent.is_dir():
         raise InputError(f"--out {str(path)!r} lies in no folder; make {path.resolve().parent} first")
+    if path.suffix == ".zarr" and path.exists() and not _holds_samples(path):
+        raise InputError(f"--out {str(path)!r} is there and holds no samples; name another place, or remove it first")
 
 
 def write_samples(path: Path, x: Floats) -> None:
-    """Write samples ``x [count, *dim]`` as ``.npy``, ``.npz`` (array x) or ``.zarr`` (array x), replacing the file."""
+    """Write samples ``x [count, *dim]`` as ``.npy``, ``.npz`` (array x) or ``.zarr`` (array x), replacing earlier ones.
+
+    Raises:
+        InputError: samples cannot be written there.
+    """
+    check_sample_path(path)
     match path.suffix:
         case ".zarr":
-            shutil.rmtree(path, ignore_errors=True)
-            group = zarr.create_group(path, zarr_format=3)
+            if path.exists():
+                shutil.rmtree(path)
+            group = zarr.create_group(path, zarr_format=3, attributes=_MARK)
             rows = min(len(x), max(1, 16 * 2**20 // x[0].nbytes))
-            group.create_array("x", data=x, chunks=(rows, *x.shape[1:]), compressors=[Crc32cCodec()])
+            group.create_array("x", data=x, chunks=(rows, *x.shape[1:]), compressors=[Crc32cCodec()], fill_value=np.nan)
         case ".npz":
             write_atomic(path, _to_bytes(np.savez, x=x))
-        case _:
+        case ".npy":
             write_atomic(path, _to_bytes(np.save, arr=x))
+        case _:
+            raise InputError(
+                f"samples can be written as .npy, .npz or .zarr, got {str(path)!r}; a picture is drawn first"
+            )
 
 
 def write_report(folder: Path, *, page: str, pictures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> Path:
@@ -47,6 +60,14 @@ def write_report(folder: Path, *, page: str, pictures: Mapping[str, bytes], metr
     write_atomic(folder / "metrics.json", (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
     write_atomic(folder / "index.html", page.encode())
     return folder / "index.html"
+
+
+def _holds_samples(path: Path) -> bool:
+    """Tell whether :func:`write_samples` made a folder, so that no store of trajectories is ever taken for one."""
+    try:
+        return dict(zarr.open_group(path, mode="r").attrs) == _MARK
+    except (FileNotFoundError, ValueError, OSError):
+        return False
 
 
 def _to_bytes(save: Any, **arrays: Floats) -> bytes:

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from storage.atomic import write_atomic
+
 
 class Journal:
     """Append records to ``path``; records after ``step`` go first, since a resumed training writes them anew."""
 
     def __init__(self, path: Path, *, step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_journal(path) if record["step"] <= step]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = path.open("a", buffering=1)
 
     def append(self, record: Mapping[str, float]) -> None:

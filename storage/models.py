@@ -1,7 +1,7 @@
 """A model's folder: ``model.safetensors`` beside ``spec.json``, which names the weights' digest.
 
-The specification is published last. Between the two renames a reader finds a digest that does not match and is told so;
-the step that publishes repeats it on resume.
+The specification is published last, and an older one goes first: whenever the writer dies, either a whole model lies
+here or none, and the step that publishes repeats it on resume.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.atomic import write_atomic
+from storage.atomic import sync_folder, write_atomic
 from storage.checksum import digest
 from storage.errors import DamagedError, IncompleteError, VersionError
 from storage.fingerprint import canonical
@@ -27,12 +27,19 @@ class StoredModel:
 
 
 def publish_model(folder: Path, *, spec: Mapping[str, Any], weights: bytes = b"") -> str:
-    """Write a model, replacing an older one, and give its digest."""
+    """Write a model, replacing an older one, and give its digest; ``spec`` may not use the keys version and weights."""
+    content = {**spec, "version": SCHEMA_VERSION, "weights": digest(weights)}
     if weights:
+        _retract(folder / "spec.json")
         write_atomic(folder / "model.safetensors", weights)
-    content = {"version": SCHEMA_VERSION, "weights": digest(weights), **spec}
     write_atomic(folder / "spec.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return digest(canonical(content))
+
+
+def _retract(spec: Path) -> None:
+    if spec.exists():
+        spec.unlink(missing_ok=True)
+        sync_folder(spec.parent)
 
 
 def read_model(folder: Path) -> StoredModel:
@@ -48,14 +55,13 @@ def read_model(folder: Path) -> StoredModel:
         raise IncompleteError(f"{folder} holds no finished model; run the step that makes it")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DamagedError(f"{path} is not JSON; delete {folder} and run again") from error
-    if content["version"] > SCHEMA_VERSION:
-        raise VersionError(
-            f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
-        )
+        version, promised = int(content["version"]), str(content["weights"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is no specification; delete {folder} and run again") from error
+    if version > SCHEMA_VERSION:
+        raise VersionError(f"{path} has format {version}, this charflow reads up to {SCHEMA_VERSION}; upgrade")
     file = folder / "model.safetensors"
-    weights = file.read_bytes() if content["weights"] != digest(b"") and file.exists() else b""
-    if digest(weights) != content["weights"]:
+    weights = file.read_bytes() if promised != digest(b"") and file.exists() else b""
+    if digest(weights) != promised:
         raise DamagedError(f"{file} is not what {path.name} promises; run again, or delete {folder} first")
     return StoredModel(spec=content, weights=weights, digest=digest(canonical(content)))

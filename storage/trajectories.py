@@ -1,10 +1,10 @@
 """Trajectories in a Zarr v3 group that any Zarr reader can open: ``x [rows, times, *dim]`` and ``t [times]``.
 
 One chunk holds whole trajectories, so one read serves every pair of a row. A chunk's file always holds ``chunk_rows``
-trajectories, also where the array ends inside it: growth changes the array's shape and no chunk.
+trajectories, also where the array ends inside it: growth changes the array's shape and no chunk. Zarr encodes and
+decodes in memory; files are written, synced and read here, so that DESIGN.md's commit protocol holds for each of them.
 """
 
-import logging
 import math
 import os
 import time
@@ -18,18 +18,17 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.array import AsyncArray
-from zarr.errors import ContainsArrayError
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore, StorePath
 
-from storage.atomic import sync_file, sync_folder
-from storage.checksum import digest_file
-from storage.chunks import ChunkGrid
+from storage.atomic import create_exclusive, sweep, sync_folder, write_atomic
+from storage.checksum import digest, digest_file
+from storage.chunks import ChunkGrid, Shard
 from storage.commits import Commit, Ledger, Manifest
 from storage.errors import DamagedError, IncompleteError
 from storage.fingerprint import fingerprint
 from storage.paths import ledger_path
-from storage.specs import CODECS, TrajectoryPlan
-
-logger = logging.getLogger(__name__)
+from storage.specs import CODECS, SCHEMA_VERSION, TrajectoryPlan
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -55,7 +54,7 @@ class TrajectoryStore:
         self.plan = plan
         self.ledger = ledger
         self._fingerprint = fingerprint
-        self._array: Any = zarr.open_array(path / "x", mode="r+", config={"write_empty_chunks": True})
+        self._array: Any = self._open_array()
 
     @classmethod
     def create(cls, path: Path, plan: TrajectoryPlan, *, rows: int) -> "TrajectoryStore":
@@ -64,12 +63,14 @@ class TrajectoryStore:
         Raises:
             PlanConflictError: a store of another plan lies here; nothing was changed.
         """
+        layout = _layout(plan, rows=rows)  # before anything is written: a plan that Zarr refuses leaves no trace
         ledger = Ledger(ledger_path(path))
         mark = ledger.establish(_plan_to_json(plan))
-        _lay_out(path, plan, rows=rows)
+        for name, content in layout.items():
+            if not (path / name).exists():
+                create_exclusive(path / name, content)
         store = cls(path, plan, ledger=ledger, fingerprint=mark)
-        if store.rows < rows:
-            store._array.resize((rows, *store._array.shape[1:]))
+        store._grow(rows)
         return store
 
     @classmethod
@@ -117,21 +118,17 @@ class TrajectoryStore:
         began = time.monotonic() if started is None else started
         if x.shape != self.chunk_shape or x.dtype != self.plan.dtype:
             raise ValueError(f"a chunk must be {self.plan.dtype} {self.chunk_shape}, got {x.dtype} {x.shape}")
-        start = chunk * self.plan.chunk_rows
-        stop = start + self.plan.chunk_rows
-        whole = self._spanning(stop)
-        whole[start:stop] = x
-        file = self._file(chunk)
-        sync_file(file)
-        sync_folder(file.parent)
-        if not np.array_equal(whole[start:stop], x):
-            raise DamagedError(f"chunk {chunk} reads back other values than were written to {file}; check the disk")
+        shard = Shard(chunk * self.plan.chunk_rows, (chunk + 1) * self.plan.chunk_rows)
+        content = self._encode(x)
+        promised = digest(content)
+        if not self.ledger.is_committed(chunk):  # committed bytes are never touched, by other bytes least of all
+            self._write_file(chunk, content, promised=promised)
         commit = Commit(
             chunk=chunk,
-            start=start,
-            stop=stop,
-            files={self._name(chunk): digest_file(file)},
-            bytes=file.stat().st_size,
+            start=shard.start,
+            stop=shard.stop,
+            files={self._name(chunk): promised},
+            bytes=len(content),
             plan=self._fingerprint,
             attempt=uuid.uuid4().hex[:12],
             seconds=round(time.monotonic() - began, 4),
@@ -152,12 +149,14 @@ class TrajectoryStore:
             DamagedError: its bytes fail the checksum or are gone.
         """
         rows = self.grid(self.rows).chunk(chunk)
-        if not self._is_committed(chunk):
+        if not self.ledger.is_committed(chunk):
             raise IncompleteError(f"chunk {chunk} of {self.path} is not committed; run the integrate step again")
-        if not self._file(chunk).exists():  # zarr would give the fill value
-            raise DamagedError(f"chunk {chunk} of {self.path} has lost its bytes; run charflow verify --repair")
         try:
-            x = np.asarray(self._array[rows.start : rows.stop])
+            x = self._decode(self._file(chunk).read_bytes())[: rows.rows]
+        except FileNotFoundError as error:  # where zarr would give the fill value
+            raise DamagedError(
+                f"chunk {chunk} of {self.path} has lost its bytes; run charflow verify --repair"
+            ) from error
         except (ValueError, RuntimeError) as error:
             raise DamagedError(f"chunk {chunk} of {self.path} is damaged; run charflow verify --repair") from error
         if out is None:
@@ -195,10 +194,12 @@ class TrajectoryStore:
         Raises:
             IncompleteError: a chunk is not committed.
         """
+        self._grow(rows)  # again: a process that grew it less may have had the last word
         return self.ledger.seal(rows=rows, chunks=self.grid(rows).count)
 
-    def _is_committed(self, chunk: int) -> bool:
-        return (self.ledger.folder / "commits" / f"{chunk:08d}.json").exists()
+    def sweep(self) -> int:
+        """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
+        return sweep(self.path) + self.ledger.sweep()
 
     def _is_sound(self, chunk: int) -> bool:
         try:
@@ -206,18 +207,57 @@ class TrajectoryStore:
         except DamagedError:
             return False
         file = self._file(chunk)
-        return (
-            commit.chunk == chunk
-            and commit.plan == self._fingerprint
-            and file.exists()
-            and commit.files == {self._name(chunk): digest_file(file)}
+        if not file.is_file():
+            return False
+        return commit == replace(
+            commit,
+            chunk=chunk,
+            start=chunk * self.plan.chunk_rows,
+            stop=(chunk + 1) * self.plan.chunk_rows,
+            files={self._name(chunk): digest_file(file)},
+            bytes=file.stat().st_size,
+            plan=self._fingerprint,
         )
 
-    def _spanning(self, rows: int) -> Any:
-        """The array as if it spanned ``rows`` rows, for writing a last chunk whole; the shape on disk stays."""
+    def _open_array(self) -> Any:
+        return zarr.open_array(self.path / "x", mode="r")
+
+    def _grow(self, rows: int) -> None:
+        """Make the array span ``rows`` rows or more, durably; no chunk is touched."""
+        self._array = self._open_array()
+        if self.rows < rows:
+            metadata = replace(self._array.metadata, shape=(rows, *self._array.shape[1:]))
+            for name, content in metadata.to_buffer_dict(default_buffer_prototype()).items():
+                write_atomic(self.path / "x" / name, content.to_bytes())
+            self._array = self._open_array()
+
+    def _write_file(self, chunk: int, content: bytes, *, promised: str) -> None:
+        """Write a chunk's file, make it and every folder above it durable, and read it back."""
+        file = self._file(chunk)
+        write_atomic(file, content)
+        for folder in file.parents[1 : len(file.relative_to(self.path).parts)]:  # one that a dead attempt made, too
+            sync_folder(folder)
+        if digest_file(file) != promised:
+            raise DamagedError(f"chunk {chunk} reads back other bytes than were written to {file}; check the disk")
+
+    def _encode(self, x: Floats) -> bytes:
+        """Give the bytes of a whole chunk's file, whichever chunk it is."""
+        file: dict[str, Buffer] = {}
+        self._one_chunk(file)[...] = x
+        (content,) = file.values()
+        return content.to_bytes()
+
+    def _decode(self, content: bytes) -> Floats:
+        """Give the whole chunk that a file's bytes hold; ``ValueError`` if the checksum fails."""
+        name = self._array.metadata.encode_chunk_key((0,) * len(self.chunk_shape))
+        return np.asarray(self._one_chunk({name: default_buffer_prototype().buffer.from_bytes(content)})[...])
+
+    def _one_chunk(self, files: dict[str, Buffer]) -> Any:
+        """Give an array of one chunk in memory, encoded as ``x`` is."""
         inner = self._array.async_array
-        metadata = replace(inner.metadata, shape=(max(rows, self.rows), *inner.metadata.shape[1:]))
-        return zarr.Array(AsyncArray(metadata=metadata, store_path=inner.store_path, config=inner.config))
+        metadata = replace(inner.metadata, shape=self.chunk_shape)
+        config = replace(inner.config, write_empty_chunks=True)
+        return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(MemoryStore(files)), config=config))
 
     def _name(self, chunk: int) -> str:
         return "/".join(["x", "c", str(chunk), *["0"] * (1 + len(self.plan.dim))])
@@ -231,26 +271,23 @@ def row_bytes(plan_dim: tuple[int, ...], *, times: int, dtype: str) -> int:
     return times * math.prod(plan_dim) * np.dtype(dtype).itemsize
 
 
-def _lay_out(path: Path, plan: TrajectoryPlan, *, rows: int) -> None:
-    """Make the group and its arrays where they are absent; ``x`` comes last, so its presence means all is there."""
-    if (path / "x" / "zarr.json").exists():
-        return
-    group = zarr.open_group(path, mode="a", zarr_format=3)
-    group.update_attributes({"charflow": _plan_to_json(plan)})
+def _layout(plan: TrajectoryPlan, *, rows: int) -> dict[str, bytes]:
+    """Give the files of an empty store by name; ``x``'s comes last, so its presence means that all are there."""
+    files: dict[str, Buffer] = {}
+    attributes = {"charflow": {"version": SCHEMA_VERSION, **_plan_to_json(plan)}}
+    group = zarr.create_group(MemoryStore(files), zarr_format=3, attributes=attributes)
     times = np.asarray(plan.times, dtype=np.float64)
-    group.create_array("t", data=times, chunks=times.shape, dimension_names=("time",), overwrite=True)
-    try:
-        group.create_array(
-            "x",
-            shape=(rows, len(times), *plan.dim),
-            chunks=(plan.chunk_rows, len(times), *plan.dim),
-            dtype=plan.dtype,
-            compressors=[*_compressors(plan), Crc32cCodec()],
-            fill_value=float("nan"),  # a chunk that is not there must not look like data
-            dimension_names=("row", "time", *[f"axis_{k}" for k in range(len(plan.dim))]),
-        )
-    except ContainsArrayError:
-        logger.debug("another process laid out %s", path)
+    group.create_array("t", data=times, chunks=times.shape, compressors=[Crc32cCodec()], dimension_names=("time",))
+    group.create_array(
+        "x",
+        shape=(rows, len(times), *plan.dim),
+        chunks=(plan.chunk_rows, len(times), *plan.dim),
+        dtype=plan.dtype,
+        compressors=[*_compressors(plan), Crc32cCodec()],
+        fill_value=float("nan"),  # a chunk that is not there must not look like data
+        dimension_names=("row", "time", *[f"axis_{k}" for k in range(len(plan.dim))]),
+    )
+    return {name: files[name].to_bytes() for name in sorted(files, key=lambda name: (name.startswith("x/"), name))}
 
 
 def _compressors(plan: TrajectoryPlan) -> list[BloscCodec]:
@@ -270,4 +307,7 @@ def _plan_to_json(plan: TrajectoryPlan) -> dict[str, Any]:
 
 def _plan_from_json(found: dict[str, Any]) -> TrajectoryPlan:
     fields = {key: value for key, value in found.items() if key != "version"}
-    return TrajectoryPlan(**(fields | {"dim": tuple(fields["dim"]), "times": tuple(fields["times"])}))
+    try:
+        return TrajectoryPlan(**(fields | {"dim": tuple(fields["dim"]), "times": tuple(fields["times"])}))
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"the ledger's plan is no plan of trajectories: {error}; use another run name") from error

@@ -7,10 +7,10 @@ dataset, anew for each repetition.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +18,16 @@ import torch
 from storage.chunks import Shard
 from storage.data import DataStore
 from storage.export import write_report
-from storage.journal import read_journal
 from storage.trajectories import Floats, TrajectoryStore
-from tasks.evaluation import plots
 from tasks.evaluation.distance import Distance, repeated
 from tasks.evaluation.frechet import Moments, frechet
 from tasks.evaluation.memorisation import memorised_fraction
-from tasks.evaluation.report import Figure, ReportContent, render
+from tasks.evaluation.report import render
 from tasks.evaluation.sinkhorn import sinkhorn
 from tasks.evaluation.sliced import sliced_wasserstein
 from tasks.evaluation.wasserstein import wasserstein
 from tasks.fit_velocity import load_velocity
+from tasks.report import SHOWN_PATHS, SHOWN_POINTS, Measured, ReportFacts, compose, draw_figures
 from tasks.sample import image_shape, sample_rows
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, TrainingPlace
 from tasks.train_generator import StoredGenerator, load_generator
@@ -40,29 +39,10 @@ from tasks.transport.synthetic import draw
 logger = logging.getLogger(__name__)
 
 _SINKHORN_POINTS = 1000  # its cost is quadratic and its iterations are many
-_SHOWN_POINTS = 4000
-_SHOWN_PATHS = 200
-_SHOWN_STRIPS = 6
+_COMPARED_POINTS = 4000  # samples whose nearest training points are sought
 _PROJECTIONS = 256
 
 Pairs = list[tuple[Floats, Floats, Floats]]  # (samples, data, other data) of each repetition, [n, *dim] in data units
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportFacts:
-    """What the report prints and only the flow knows."""
-
-    run: str
-    title: str  # the preset or file
-    created: str
-    configuration: str  # TOML
-    versions: Mapping[str, str]
-    seeds: Mapping[str, int]
-    batches: Mapping[str, int]  # effective global batch of each training step
-    seconds: Mapping[str, float]  # of the steps so far
-    is_reused: Mapping[str, bool]
-    orchestration: Mapping[str, float]  # seconds, by what took them
-    lineage: Mapping[str, tuple[str, str]]  # step -> (key, run that holds it)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +55,7 @@ class EvaluateRequest:
     velocity: TrainingPlace
     generator: TrainingPlace
     store: Path
+    count: int  # trajectories that are used
     report: Path
     facts: ReportFacts
 
@@ -88,49 +69,60 @@ class EvaluateSummary:
     page: str  # name of the report's page inside its folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A distance beside its floor."""
-
-    distance: Distance
-    floor: Distance
-    about: str
-
-
 def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary:
     """Measure the one-step law and write the report.
 
     Raises:
         InputError: there is no finished generator.
     """
+    began = time.monotonic()
     data = DataStore(request.data)
+    everything = read_all(data)
     stored = load_generator(request.generator.folder)
-    pairs = list(_repetitions(request, data, stored))
+    store = TrajectoryStore.open(request.store)
+    pairs = list(_repetitions(request, data, everything, stored))
     measured = _measure(pairs, dim=data.dim, seed=request.evaluation.seed, progress=progress)
-    others = [_memorised(pairs, data), _fit_error(request, data, stored)]
-    metrics, detail = _tabulate(measured, others)
-    figures = _draw(request, data, samples=np.concatenate([samples for samples, _, _ in pairs]))
-    page = render(_content(request, measured, others, figures))
+    others = [_memorised(pairs, everything), _fit_error(request, data, store, stored)]
+    ratio = _ratio(measured[0])
+    metrics, detail = _tabulate([row for m in measured for row in (m.distance, m.floor)] + [ratio, *others])
+    paths = store.read_rows(0, min(SHOWN_PATHS, request.count))
+    figures = draw_figures(
+        data=everything[:SHOWN_POINTS],
+        samples=np.concatenate([samples for samples, _, _ in pairs])[:SHOWN_POINTS],
+        states=np.asarray(data.standardisation.to_data(paths)),
+        times=np.asarray(store.plan.times),
+        journals={"velocity": request.velocity.journal, "generator": request.generator.journal},
+    )
+    content = compose(
+        request.facts,
+        measured=measured,
+        others=others,
+        ratio=ratio,
+        figures=figures,
+        references={"data.zarr": data.digest, "velocity": store.plan.velocity, "generator": stored.digest},
+        seconds=time.monotonic() - began,
+    )
     write_report(
         request.report,
-        page=page,
+        page=render(content),
         pictures={figure.name: figure.png for figure in figures},
         metrics={"metrics": metrics, "metrics_detail": detail},
     )
     return EvaluateSummary(metrics=metrics, metrics_detail=detail, page="index.html")
 
 
-def _repetitions(request: EvaluateRequest, data: DataStore, stored: StoredGenerator) -> Iterator[tuple[Floats, ...]]:
+def _repetitions(
+    request: EvaluateRequest, data: DataStore, everything: Floats, stored: StoredGenerator
+) -> Iterator[tuple[Floats, Floats, Floats]]:
     """Give (samples, data, other data) of each repetition, all of one size, no row twice within a repetition."""
     spec = request.evaluation
     is_drawn = request.dataset.kind in SYNTHETIC_KINDS
     size = spec.samples if is_drawn else min(spec.samples, data.rows // 2)
-    everything = None if is_drawn else read_all(data)
     for k in range(spec.repeats):
         samples = sample_rows(
             stored, data.standardisation, start=k * size, stop=(k + 1) * size, steps=1, seed=spec.seed
         )
-        if everything is None:
+        if is_drawn:
             fresh = draw(
                 request.dataset.target(), 2 * k * size, 2 * (k + 1) * size, seed=spec.seed, stream=FRESH_DATA
             ).numpy()
@@ -163,7 +155,7 @@ def _measure(pairs: Pairs, *, dim: tuple[int, ...], seed: int, progress: Progres
     ]
     if image_shape(dim):
         measures.append(("frechet_pixel", "Frechet distance of raw pixels", len(pairs[0][0]), _frechet))
-    found = []
+    found: list[Measured] = []
     total = 2 * len(pairs) * len(measures)
     for name, about, n, measure in measures:
         values, floors = [], []
@@ -186,17 +178,17 @@ def _frechet(x: Floats, y: Floats) -> float:
     return frechet(*sides)
 
 
-def _memorised(pairs: Pairs, data: DataStore) -> Distance:
+def _memorised(pairs: Pairs, everything: Floats) -> Distance:
     """Give the share of samples that sit on a training point, with its binomial standard error."""
-    samples = np.concatenate([samples for samples, _, _ in pairs])[:_SHOWN_POINTS]
-    share = memorised_fraction(samples, read_all(data))
+    samples = np.concatenate([samples for samples, _, _ in pairs])[:_COMPARED_POINTS]
+    share = memorised_fraction(samples, everything)
     error = math.sqrt(share * (1 - share) / len(samples))
     return Distance(name="memorised_fraction", value=share, standard_error=error, n=len(samples))
 
 
-def _fit_error(request: EvaluateRequest, data: DataStore, stored: StoredGenerator) -> Distance:
+def _fit_error(request: EvaluateRequest, data: DataStore, store: TrajectoryStore, stored: StoredGenerator) -> Distance:
     """Give sqrt(E ||g(0, T, x_0) - x_K||^2) in data units, x_K the solver's end state from the same fresh noise."""
-    plan = TrajectoryStore.open(request.store).plan
+    plan = store.plan
     x0 = standard_normal(request.evaluation.seed, 0, request.evaluation.samples, stored.dim, stream=SAMPLES)
     x0 = x0.to(torch.float32)
     grid = torch.tensor(plan.times, dtype=torch.float64)
@@ -211,50 +203,15 @@ def _fit_error(request: EvaluateRequest, data: DataStore, stored: StoredGenerato
     return Distance(name="budget.fit", value=value, standard_error=error, n=len(squares))
 
 
-def _tabulate(measured: list[Measured], others: list[Distance]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Give the public metrics and their details; ``w2_ratio`` carries the errors of both its parts."""
-    metrics: dict[str, float] = {}
-    detail: dict[str, dict[str, float]] = {}
-    rows = [row for m in measured for row in (m.distance, m.floor)]
-    w2 = measured[0]
+def _ratio(w2: Measured) -> Distance:
+    """Give W2 over its floor, with the errors of both."""
     ratio = w2.distance.value / w2.floor.value
     relative = math.hypot(w2.distance.standard_error / w2.distance.value, w2.floor.standard_error / w2.floor.value)
-    rows.append(Distance(name="w2_ratio", value=ratio, standard_error=ratio * relative, n=w2.distance.n))
-    for row in [*rows, *others]:
-        metrics[row.name] = row.value
-        detail[row.name] = {"standard_error": row.standard_error, "n": row.n}
+    return Distance(name="w2_ratio", value=ratio, standard_error=ratio * relative, n=w2.distance.n)
+
+
+def _tabulate(rows: list[Distance]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Give the public metrics and, by the same names, their details."""
+    metrics = {row.name: row.value for row in rows}
+    detail = {row.name: {"standard_error": row.standard_error, "n": float(row.n)} for row in rows}
     return metrics, detail
-
-
-def _draw(request: EvaluateRequest, data: DataStore, *, samples: Floats) -> list[Figure]:
-    """Draw what suits the data: images, points in the plane, or histograms of the first coordinates."""
-    store = TrajectoryStore.open(request.store)
-    paths = store.read_rows(0, min(_SHOWN_PATHS, store.rows))
-    states = data.standardisation.to_data(paths)
-    shown = read_all(data)[:_SHOWN_POINTS]
-    shape = image_shape(data.dim)
-    figures = []
-    if shape:
-        figures.append(_figure("samples", "Data beside one-step samples", plots.image_grid_pair(shown, samples)))
-        strip = plots.image_strip(states[:_SHOWN_STRIPS], np.asarray(store.plan.times))
-        figures.append(_figure("characteristics", "From noise to a sample along stored trajectories", strip))
-    elif data.dim == (2,):
-        pair = plots.scatter_pair(shown, samples[:_SHOWN_POINTS])
-        figures.append(_figure("samples", "Data beside one-step samples", pair))
-        flow = plots.trajectories_2d(states, shown)
-        figures.append(_figure("characteristics", "Stored trajectories over the data", flow))
-    else:
-        figures.append(_figure("samples", "Data and one-step samples", plots.marginals(shown, samples)))
-    curves = {}
-    for name, place in (("velocity", request.velocity), ("generator", request.generator)):
-        records = read_journal(place.journal)
-        if records:
-            curves[name] = ([r["step"] for r in records], [r["loss"] for r in records])
-    figures.append(_figure("losses", "Training losses, a coordinate", plots.loss_curves(curves)))
-    return figures
-
-
-def _figure(name: str, title: str, png: bytes) -> Figure: ...
-
-
-def _content(*args: Any) -> ReportContent: ...

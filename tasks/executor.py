@@ -9,10 +9,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from tasks.reaper import reaping
 from tasks.specs import ComputeSpec
 
 logger = logging.getLogger(__name__)
@@ -91,19 +92,21 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
     os.environ.update(_QUIET)
     if compute.address:
         require_reachable(compute.address)
-    import ray
+    else:
+        os.environ.update(_LOOPBACK)
+    import ray  # reads the environment when imported
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with ExitStack() as stack:
+        stack.callback(_restore, handlers)
+        stack.callback(ray.shutdown)
         if compute.address:
             _attach(ray, compute.address)
         else:
             _start(ray, compute)
+            stack.enter_context(reaping())
         _restore(handlers)
         yield RayExecutor()
-    finally:
-        ray.shutdown()
-        _restore(handlers)
 
 
 def require_reachable(address: str) -> None:
@@ -122,7 +125,20 @@ def require_reachable(address: str) -> None:
 
 
 _END: Any = object()
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a training ends that much sooner
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+# Without the first, Ray listens on every interface of this machine whatever address it is given.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
 
 
 def _start(ray: Any, compute: ComputeSpec) -> None:
@@ -134,6 +150,7 @@ def _start(ray: Any, compute: ComputeSpec) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=False,
+        _node_ip_address="127.0.0.1",
     )
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from storage.chunks import default_chunk_rows
 from storage.models import read_model
 from storage.specs import TrajectoryPlan
-from storage.trajectories import Floats, TrajectoryStore, Verification, row_bytes
+from storage.trajectories import Floats, TrajectoryStore, row_bytes
+from storage.trajectories import Verification as Verification  # what verify_store gives
 from tasks.executor import Executor
 from tasks.fit_velocity import load_velocity
 from tasks.specs import InterpolantSpec, Progress, TrajectoriesSpec

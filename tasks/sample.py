@@ -39,7 +39,7 @@ def picture(x: Floats) -> bytes:
     """Give a PNG of samples ``[count, *dim]`` in data units."""
     if image_shape(x.shape[1:]):
         return plots.image_grid(x)
-    return plots.scatter(x) if x.shape[1:] == (2,) else plots.marginals(x, x)
+    return plots.scatter(x) if x.shape[1:] == (2,) else plots.histograms(x)
 
 
 def sample(generator: Path, data: Path, *, count: int, steps: int, seed: int) -> Floats:

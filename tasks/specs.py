@@ -101,6 +101,7 @@ class DatasetSpec:
             all(math.isfinite(m) for m in as_tuple(self.mean)), f"dataset.mean must be finite, got {shown(self.mean)}"
         )
         require(all(s > 0 for s in as_tuple(self.std)), f"dataset.std must be positive, got {shown(self.std)}")
+        require(all(math.isfinite(s) for s in as_tuple(self.std)), f"dataset.std must be finite, got {shown(self.std)}")
         if self.kind in PATH_KINDS:
             require(self.path != "", f"dataset.path must name a file for dataset.kind = {self.kind}, got ''")
         if self.kind in SYNTHETIC_KINDS:
@@ -110,6 +111,7 @@ class DatasetSpec:
         """Give the synthetic target; raises ``ValueError`` for other kinds and for lists of different lengths."""
         require(self.kind in SYNTHETIC_KINDS, f"dataset.kind {self.kind} is not synthetic")
         lengths = {len(value) for value in (self.mean, self.std) if isinstance(value, tuple)}
+        require(0 not in lengths, "dataset.mean and dataset.std must be numbers or lists of numbers, got []")
         require(
             len(lengths) <= 1,
             f"dataset.mean and dataset.std must have the same length, got {shown(self.mean)} and {shown(self.std)}",

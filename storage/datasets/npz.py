@@ -1,12 +1,16 @@
 """Arrays of one's own: a NumPy archive with ``x [rows, *dim]`` and, optionally, ``label [rows]``."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from storage.data import Labels, Values
 from storage.errors import InputError
+
+# what NumPy and zipfile raise for other formats, a lone .npy (TypeError), and truncated, damaged or encrypted archives
+_UNREADABLE = (ValueError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Npz:
@@ -22,12 +26,12 @@ class Npz:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files if name in ("x", "label")}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise InputError(f"dataset.path {str(path)!r} cannot be read as an .npz archive: {error}") from error
         if "x" not in arrays:
             raise InputError(f"dataset.path {str(path)!r} has no array x; it must hold x [rows, *dim]")
         x, label = arrays["x"], arrays.get("label")
-        if x.ndim < 2 or x.dtype.kind not in "fiu":
+        if x.ndim < 2 or 0 in x.shape[1:] or x.dtype.kind not in "fiu":
             raise InputError(f"{path}: x must be numbers of shape [rows, *dim], got {x.dtype} {list(x.shape)}")
         if label is not None and (label.shape != x.shape[:1] or label.dtype.kind not in "iu"):
             raise InputError(

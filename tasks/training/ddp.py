@@ -8,6 +8,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -54,7 +56,7 @@ def run_distributed(
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, _Follower(place, steps, progress):
-        TorchTrainer(
+        trainer = TorchTrainer(
             _enter,
             train_loop_config={"worker": worker, "request": request},
             torch_config=TorchConfig(backend="gloo"),
@@ -62,8 +64,24 @@ def run_distributed(
             run_config=RunConfig(
                 name=place.key, storage_path=scratch, failure_config=FailureConfig(max_failures=_RESTARTS)
             ),
-        ).fit()
+        )
+        _run(trainer)
     return time.monotonic() - began - read_journal(place.journal)[-1]["elapsed"]
+
+
+def _run(trainer: Any) -> None:
+    """Fit, and raise what stopped it as it was raised: Ray wraps a worker's error and turns Ctrl-C into an exit."""
+    from ray.train import WorkerGroupError
+
+    try:
+        trainer.fit()
+    except SystemExit as interruption:
+        raise KeyboardInterrupt from interruption
+    except WorkerGroupError as error:
+        first = next(iter(error.worker_failures.values()), error)
+        cause = getattr(first, "cause", None) or first
+        cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
+        raise cause from None
 
 
 def _enter(config: dict[str, Any]) -> None:
@@ -85,7 +103,8 @@ class _Follower:
     def __init__(self, place: TrainingPlace, steps: int, progress: Progress) -> None:
         self._place, self._steps, self._progress = place, steps, progress
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="follow-training", daemon=True)
+        follow = partial(copy_context().run, self._follow)  # whoever listens, listens in this context
+        self._thread = threading.Thread(target=follow, name="follow-training", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -18,7 +18,7 @@ from tasks.transport.noise import TRAINING
 class MatchingBatch:
     """What velocity matching is fitted to."""
 
-    t: Tensor  # [batch], uniform on [0, T], one in each of ``batch`` equal parts
+    t: Tensor  # [batch], uniform on [0, T), one in each of ``batch`` equal parts
     x0: Tensor  # [batch, *dim], noise
     x1: Tensor  # [batch, *dim], data
 
@@ -54,12 +54,13 @@ def matching_batches(
         group: who we are.
     """
     size = batch_size // group.world
+    latest = torch.nextafter(torch.tensor(stop), torch.tensor(0.0))  # rounding must not reach the end
     while True:
         rows = _rows(seed, group.rank, step * size, size, total=len(data))
         rng = np.random.Generator(np.random.Philox(key=[seed, TRAINING], counter=[0, step, group.rank, 0]))
         x0 = torch.from_numpy(rng.standard_normal((size, *data.shape[1:]), dtype=np.float32))
         strata = (torch.arange(size) + torch.from_numpy(rng.random(size, dtype=np.float32))) / size
-        yield MatchingBatch(t=stop * strata, x0=x0, x1=data[rows])
+        yield MatchingBatch(t=torch.minimum(stop * strata, latest), x0=x0, x1=data[rows])
         step += 1
 
 

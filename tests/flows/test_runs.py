@@ -103,9 +103,14 @@ def test_until_asks_for_no_more_than_that_step(tmp_path: Path) -> None:
 )
 def test_whatever_ends_a_run_is_recorded(tmp_path: Path, error: BaseException, status: str) -> None:
     run = open_moons(tmp_path)
-    with pytest.raises(type(error)), run.in_progress():
-        assert Catalog(tmp_path).get("moons").status == "running"
-        raise error
+
+    def end() -> None:
+        with run.in_progress():
+            assert Catalog(tmp_path).get("moons").status == "running"
+            raise error
+
+    with pytest.raises(type(error)):
+        end()
     record = Catalog(tmp_path).get("moons")
     assert record.status == status
     assert ("no luck" in record.error) == (status == "failed")

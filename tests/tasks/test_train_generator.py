@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from storage.checkpoints import Checkpoint
 from storage.errors import InputError
 from storage.models import read_model
 from tasks.executor import SerialExecutor
@@ -22,7 +23,9 @@ from tasks.specs import (
     VelocitySpec,
 )
 from tasks.train_generator import GeneratorRequest, load_generator, train_characteristics
+from tasks.training.checkpoint import to_checkpoint
 from tasks.training.group import alone
+from tasks.training.loop import TrainingState
 
 NETWORK = NetworkSpec(width=32, depth=2)
 DATASET = DatasetSpec(kind="gaussian", mean=(3.0, -1.0), std=(2.0, 0.5), count=4000)
@@ -104,18 +107,15 @@ def test_an_interrupted_velocity_training_ends_with_the_same_weights(
     straight = velocity_request(tmp_path / "a")
     train_velocity(straight, alone())
     stopped = velocity_request(tmp_path / "b")
-    from tasks.training import fit as fit_module
+    seen: list[int] = []
 
-    publish = fit_module.to_checkpoint
-    seen = []
-
-    def dying(state):  # type: ignore[no-untyped-def]
+    def dying(state: TrainingState) -> Checkpoint:
         if len(seen) == 4:
             raise KeyboardInterrupt
         seen.append(state.step)
-        return publish(state)
+        return to_checkpoint(state)
 
-    monkeypatch.setattr(fit_module, "to_checkpoint", dying)
+    monkeypatch.setattr("tasks.training.fit.to_checkpoint", dying)
     with pytest.raises(KeyboardInterrupt):
         train_velocity(stopped, alone())
     monkeypatch.undo()
@@ -156,16 +156,13 @@ def test_an_interrupted_generator_training_ends_with_the_same_weights(
     straight = generator_request(tmp_path / "a", steps=40)
     train_characteristics(straight, alone())
     stopped = generator_request(tmp_path / "b", steps=40)
-    from tasks.training import fit as fit_module
 
-    make = fit_module.to_checkpoint
-
-    def dying(state):  # type: ignore[no-untyped-def]
+    def dying(state: TrainingState) -> Checkpoint:
         if state.step == 24:
             raise KeyboardInterrupt
-        return make(state)
+        return to_checkpoint(state)
 
-    monkeypatch.setattr(fit_module, "to_checkpoint", dying)
+    monkeypatch.setattr("tasks.training.fit.to_checkpoint", dying)
     with pytest.raises(KeyboardInterrupt):
         train_characteristics(stopped, alone())
     monkeypatch.undo()

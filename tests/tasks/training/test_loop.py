@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from storage.checkpoints import Checkpoint
 from tasks.specs import OptimiserSpec
 from tasks.training.checkpoint import restore, to_checkpoint, weights_from_bytes, weights_to_bytes
 from tasks.training.loop import TrainingState, begin, learning_rate, train
@@ -39,7 +41,7 @@ def run(state: TrainingState, spec: OptimiserSpec, *, every: int = 10) -> tuple[
     kept: list[int] = []
 
     def loss(batch: Tensor) -> Tensor:
-        return ((state.model(batch) - 2 * batch) ** 2).mean()
+        return nn.functional.mse_loss(state.model(batch), 2 * batch)
 
     train(
         state,
@@ -58,7 +60,7 @@ def test_the_rate_rises_evenly_to_its_peak_and_falls_to_nothing() -> None:
     rates = [learning_rate(step, SPEC) for step in range(SPEC.steps)]
     assert rates[:5] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2])
     assert rates[5] == pytest.approx(1e-2)
-    assert all(later < earlier for earlier, later in zip(rates[5:], rates[6:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[5:]))
     assert learning_rate(SPEC.steps, SPEC) == pytest.approx(0, abs=1e-12)
     middle = (SPEC.steps + SPEC.warmup) / 2
     assert 0.45e-2 < learning_rate(int(middle), SPEC) < 0.55e-2
@@ -94,11 +96,11 @@ class _StopHereError(Exception):
     pass
 
 
-def _stop_at(state: TrainingState, step: int):  # type: ignore[no-untyped-def]
-    found = []
+def _stop_at(state: TrainingState, step: int) -> Checkpoint:
+    found: list[Checkpoint] = []
 
     def loss(batch: Tensor) -> Tensor:
-        return ((state.model(batch) - 2 * batch) ** 2).mean()
+        return nn.functional.mse_loss(state.model(batch), 2 * batch)
 
     def checkpoint(reached: TrainingState) -> None:
         if reached.step == step:
@@ -114,7 +116,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step() -> No
     state = begin(network(), SPEC)
 
     def loss(batch: Tensor) -> Tensor:
-        value = state.model(batch).mean()
+        value = nn.functional.mse_loss(state.model(batch), batch)
         return value * float("nan") if state.step == 3 else value
 
     with pytest.raises(FloatingPointError, match=r"velocity loss is not finite at step 4.*learning_rate \(0\.01\)"):

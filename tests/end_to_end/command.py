@@ -1,0 +1,59 @@
+"""Runs the command line as a user would: a real process, a real Ray, a real Prefect server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY = (
+    "dataset.count=2000",
+    "trajectories.count=600",
+    "trajectories.chunk_rows=64",
+    "trajectories.steps=8",
+    "generator.steps=40",
+    "generator.batch_size=128",
+    "generator.network.width=32",
+    "evaluation.samples=100",
+    "evaluation.repeats=2",
+)
+
+
+def arguments(*words: str, root: Path, changes: tuple[str, ...] = ()) -> list[str]:
+    sets = [part for change in changes for part in ("--set", change)]
+    return [sys.executable, "-m", "flows.cli", *words, "--root", str(root), *sets]
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Keep the private Prefect database of the tests in one place, so that it is made once."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CHARFLOW_"))}
+    return kept | {"XDG_STATE_HOME": str(root.parent / "state"), "PYTHONPATH": str(ROOT)}
+
+
+def start(*words: str, root: Path, changes: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        arguments(*words, root=root, changes=changes),
+        env=environment(root),
+        cwd=root.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def charflow(*words: str, root: Path, changes: tuple[str, ...] = (), code: int = 0) -> tuple[str, str]:
+    """Run to the end, check the exit code, and give both outputs."""
+    process = start(*words, root=root, changes=changes)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, f"exit {process.returncode}, not {code}\n{out}\n{err}"
+    return out, err
+
+
+def charflow_json(*words: str, root: Path, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+    out, _ = charflow(*words, "--json", root=root, changes=changes)
+    found = json.loads(out)
+    assert isinstance(found, dict)
+    return found

@@ -1,0 +1,88 @@
+"""Real kills of a real driver: what is committed stays, nothing strays, the next run ends with the same bytes."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.command import charflow, charflow_json, start
+
+pytestmark = pytest.mark.slow
+
+CHANGES = (
+    "dataset.count=500",
+    "trajectories.count=6000",
+    "trajectories.chunk_rows=100",
+    "trajectories.sub_batch=1",  # slow enough to be caught in the middle
+    "trajectories.steps=8",
+)
+CHUNKS = 60
+
+
+def committed(root: Path) -> int:
+    return len(list((root / "gaussian" / "trajectories.ledger" / "commits").glob("*.json")))
+
+
+def chunk_bytes(root: Path) -> dict[str, bytes]:
+    store = root / "gaussian" / "trajectories.zarr" / "x" / "c"
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("0")) if path.is_file()}
+
+
+def engines_of(driver: int) -> list[int]:
+    """Give the processes below a driver; they may outlive it, so ask while it lives."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in table.splitlines())}
+    found, frontier = [], [driver]
+    while frontier:
+        frontier = [pid for pid, parent in parents.items() if parent in frontier]
+        found += frontier
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    root = tmp_path_factory.mktemp("undisturbed") / "runs"
+    charflow("run", "gaussian", "--until", "integrate", root=root, changes=CHANGES)
+    return chunk_bytes(root)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_driver_stopped_in_the_middle_of_integrate(
+    tmp_path: Path, undisturbed: dict[str, bytes], blow: signal.Signals
+) -> None:
+    root = tmp_path / "runs"
+    driver = start("run", "gaussian", "--until", "integrate", root=root, changes=CHANGES)
+    assert wait_until(lambda: committed(root) >= 5, seconds=120), driver.communicate(timeout=10)
+    below = engines_of(driver.pid)
+    os.kill(driver.pid, blow)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == (-signal.SIGKILL if blow == signal.SIGKILL else 130), (out, err)
+    assert "Traceback" not in err
+    assert wait_until(lambda: not any(map(alive, below)), seconds=20), [pid for pid in below if alive(pid)]
+    kept = committed(root)
+    assert 5 <= kept < CHUNKS
+    found = charflow_json("run", "gaussian", "--until", "integrate", root=root, changes=CHANGES)
+    assert found["steps"]["integrate"]["status"] == "done"
+    shown = charflow_json("show", "gaussian", root=root)
+    assert shown["steps"]["integrate"]["summary"]["simulated"] == CHUNKS - kept
+    assert chunk_bytes(root) == undisturbed

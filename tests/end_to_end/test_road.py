@@ -1,0 +1,144 @@
+"""The whole road as a user travels it, on a target small enough for a test."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.end_to_end.command import TINY, charflow, charflow_json
+
+pytestmark = pytest.mark.slow
+
+STEPS = ["ingest", "fit_velocity", "integrate", "train_generator", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root that holds one finished run of the gaussian preset, velocity trained by two workers."""
+    root = tmp_path_factory.mktemp("road") / "runs"
+    changes = (
+        *TINY,
+        "velocity.kind=network",
+        "velocity.steps=40",
+        "velocity.batch_size=128",
+        "velocity.network.width=32",
+    )
+    found = charflow_json("run", "gaussian", root=root, changes=changes)
+    assert {step: facts["status"] for step, facts in found["steps"].items()} == dict.fromkeys(STEPS, "done")
+    return root
+
+
+CHANGES = (*TINY, "velocity.kind=network", "velocity.steps=40", "velocity.batch_size=128", "velocity.network.width=32")
+
+
+def test_a_finished_run_repeated_does_nothing_and_says_so(root: Path) -> None:
+    found = charflow_json("run", "gaussian", root=root, changes=CHANGES)
+    assert {facts["status"] for facts in found["steps"].values()} == {"reused"}
+    out, _ = charflow("run", "gaussian", root=root, changes=CHANGES)
+    assert "nothing to do" in out
+
+
+def test_the_metrics_carry_their_promised_names_errors_and_counts(root: Path) -> None:
+    found = charflow_json("run", "gaussian", root=root, changes=CHANGES)
+    names = {"w2", "w2_floor", "w2_ratio", "sliced_w2", "sinkhorn", "memorised_fraction", "budget.fit"}
+    assert names <= found["metrics"].keys()
+    for name in names:
+        assert found["metrics_detail"][name].keys() >= {"n", "standard_error"}
+    ratio = found["metrics"]["w2"] / found["metrics"]["w2_floor"]
+    assert found["metrics"]["w2_ratio"] == pytest.approx(ratio)
+
+
+def test_the_report_is_one_page_without_the_network(root: Path) -> None:
+    out, _ = charflow("report", "gaussian", root=root)
+    page = Path(out.strip()).read_text()
+    assert "w2_ratio" in page or "W2" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<script src" not in page
+    assert "data:image/png;base64," in page
+
+
+def test_the_stores_open_with_zarr_alone(root: Path) -> None:
+    x = zarr.open_array(root / "gaussian" / "trajectories.zarr" / "x", mode="r")
+    t = zarr.open_array(root / "gaussian" / "trajectories.zarr" / "t", mode="r")
+    assert x.shape == (600, 9, 2)
+    assert np.isfinite(x[:]).all()
+    assert np.asarray(t[:]) == pytest.approx(np.linspace(0, 1, 9))
+    data = zarr.open_group(root / "gaussian" / "data.zarr", mode="r")
+    assert {"mean", "scale", "source", "digest"} <= dict(data.attrs).keys()
+
+
+def test_samples_come_in_every_promised_format(root: Path, tmp_path: Path) -> None:
+    for suffix in ("npy", "npz", "zarr", "png"):
+        charflow(
+            "sample", "gaussian", "--count", "50", "--seed", "3", "--out", str(tmp_path / f"x.{suffix}"), root=root
+        )
+    x = np.load(tmp_path / "x.npy")
+    assert x.shape == (50, 2)
+    assert np.array_equal(x, np.load(tmp_path / "x.npz")["x"])
+    assert np.array_equal(x, zarr.open_array(tmp_path / "x.zarr" / "x", mode="r")[:])
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_flipped_byte_is_found_and_repaired_to_the_same_bytes(root: Path) -> None:
+    file = root / "gaussian" / "trajectories.zarr" / "x" / "c" / "2" / "0" / "0"
+    good = file.read_bytes()
+    file.write_bytes(good[:99] + bytes([good[99] ^ 4]) + good[100:])
+    out, _ = charflow("verify", "gaussian", root=root, code=1)
+    assert "bad 2" in out
+    found = charflow_json("verify", "gaussian", "--repair", root=root)
+    assert found == {"chunks": 10, "bad": [], "missing": [], "repaired": [2]}
+    assert file.read_bytes() == good
+
+
+def test_show_and_runs_tell_what_there_is(root: Path) -> None:
+    shown = charflow_json("show", "gaussian", root=root)
+    assert shown["status"] == "finished"
+    assert list(shown["steps"]) == STEPS
+    assert [run["name"] for run in charflow_json("runs", root=root)["runs"]] == ["gaussian"]
+    out, _ = charflow("show", "gaussian", root=root)
+    assert "integrate" in out
+
+
+def test_a_raised_count_keeps_every_chunk_and_retrains(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "runs")
+    store = tmp_path / "runs" / "gaussian" / "trajectories.zarr" / "x" / "c"
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("0") if path.is_file()}
+    changes = tuple(change for change in CHANGES if "trajectories.count" not in change)
+    found = charflow_json("run", "gaussian", root=tmp_path / "runs", changes=(*changes, "trajectories.count=1000"))
+    assert [facts["status"] for facts in found["steps"].values()] == ["reused", "reused", "done", "done", "done"]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert zarr.open_array(store.parent, mode="r").shape == (1000, 9, 2)
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("linear", 1.822732), ("foellmer", None), ("trigonometric", None)])
+def test_the_stored_trajectories_carry_the_exact_euler_factor(tmp_path: Path, kind: str, factor: float | None) -> None:
+    changes = (
+        "dataset.mean=0",
+        "dataset.std=2",
+        "dataset.standardise=false",
+        "dataset.count=100",
+        "velocity.kind=oracle",
+        f"interpolant.kind={kind}",
+        "trajectories.stop=1.0",
+        "trajectories.steps=16",
+        "trajectories.count=500",
+        "trajectories.chunk_rows=512",
+    )
+    charflow("run", "gaussian", "--until", "integrate", root=tmp_path / "runs", changes=changes)
+    x = zarr.open_array(tmp_path / "runs" / "gaussian" / "trajectories.zarr" / "x", mode="r")[:]
+    expected = factor or euler_factor(kind, sigma=2.0, steps=16)
+    assert np.asarray(x)[:, -1] == pytest.approx(expected * np.asarray(x)[:, 0], rel=2e-6, abs=1e-6)
+
+
+def euler_factor(kind: str, *, sigma: float, steps: int) -> float:
+    """The product of (1 + h c(t_k)), c = (alpha alpha' + sigma^2 beta beta') / (alpha^2 + sigma^2 beta^2)."""
+    t = np.arange(steps) / steps
+    if kind == "foellmer":
+        c = t * (sigma**2 - 1) / (1 + t**2 * (sigma**2 - 1))
+    else:
+        angle = np.pi * t / 2
+        c = np.pi / 2 * (sigma**2 - 1) * np.sin(angle) * np.cos(angle)
+        c /= np.cos(angle) ** 2 + sigma**2 * np.sin(angle) ** 2
+    return float(np.prod(1 + c / steps))
