@@ -102,8 +102,13 @@ def _travel(run: Run, options: argparse.Namespace) -> None:
     """Take the pending steps inside the Prefect flow, with a private API unless the user has one."""
     from flows.server import prefect_api
 
-    with Bars(ERR).shown() as listener, prefect_api(_state_folder()):
+    with Bars(ERR).shown() as listener, prefect_api(_state_folder()) as wait:
         from flows.pipeline import pipeline
+
+        try:
+            wait()
+        except ConnectionError as error:
+            raise InputError(str(error)) from error
 
         for name in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say, we say in one line

@@ -19,8 +19,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,8 +50,10 @@ SERVER_ENVIRONMENT = {
 
 
 @contextmanager
-def prefect_api(home: Path) -> Iterator[str]:
-    """Makes flows of this process report to a Prefect API, and gives its URL.
+def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
+    """Make flows of this process report to a Prefect API, and give a function that waits until it answers.
+
+    Slow imports belong before the call of that function: a private server takes seconds to start, on another core.
 
     ``PREFECT_API_URL`` (environment, profile or prefect.toml) wins; otherwise a private server is started and, on
     leaving, stopped. The private server ends by itself when this process dies, however it dies. Enter this before
@@ -60,7 +63,7 @@ def prefect_api(home: Path) -> Iterator[str]:
         home: folder for the private server's database and log; created if absent, shared by commands at will.
 
     Raises:
-        ConnectionError: the server that the user named does not answer, or the private one does not start.
+        ConnectionError: on waiting: the server that the user named does not answer, or the private one does not start.
     """
     for name, value in CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -74,16 +77,16 @@ def prefect_api(home: Path) -> Iterator[str]:
         if named or port is None:
             stack.close()
             url = str(named)
-            _require_answer(url)
+            wait = partial(_require_answer, url)
             settings: dict[str, object] = {}
         else:
             url = f"http://127.0.0.1:{port}/api"
-            _await_private_server(port, log=home / "server.log")
+            wait = partial(_await_private_server, port, log=home / "server.log")
             # Heartbeats tell a server that a flow died, at the price of a second at the end of each; ours dies with it.
             settings = {"api.url": url, "logging.to_api.enabled": False, "flows.heartbeat_frequency": None}
         with temporary_settings({"logging.level": "WARNING"} | settings):
             try:
-                yield url
+                yield wait
             finally:
                 # Events travel on a thread of their own, and what is queued must leave before the server does. The
                 # thread's logger is not one of Prefect's, and warns whenever there is anything to wait for.

@@ -8,7 +8,7 @@ dataset, anew for each repetition.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from storage.chunks import Shard
 from storage.data import DataStore
 from storage.export import write_report
 from storage.trajectories import Floats, TrajectoryStore
-from tasks.evaluation.distance import Distance, repeated
+from tasks.evaluation.comparison import Comparison, Measured, all_pairs, measure, split_pairs
+from tasks.evaluation.distance import Distance
 from tasks.evaluation.frechet import Moments, frechet
 from tasks.evaluation.memorisation import memorised_fraction
 from tasks.evaluation.report import render
@@ -27,7 +28,15 @@ from tasks.evaluation.sinkhorn import sinkhorn
 from tasks.evaluation.sliced import sliced_wasserstein
 from tasks.evaluation.wasserstein import wasserstein
 from tasks.fit_velocity import load_velocity
-from tasks.report import SHOWN_PATHS, SHOWN_POINTS, Measured, ReportFacts, compose, draw_figures
+from tasks.report import (
+    PROJECTIONS,
+    SHOWN_PATHS,
+    SHOWN_POINTS,
+    SINKHORN_POINTS,
+    ReportFacts,
+    compose,
+    draw_figures,
+)
 from tasks.sample import image_shape, sample_rows
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, TrainingPlace
 from tasks.train_generator import StoredGenerator, load_generator
@@ -38,11 +47,7 @@ from tasks.transport.synthetic import draw
 
 logger = logging.getLogger(__name__)
 
-_SINKHORN_POINTS = 1000  # its cost is quadratic and its iterations are many
 _COMPARED_POINTS = 4000  # samples whose nearest training points are sought
-_PROJECTIONS = 256
-
-Pairs = list[tuple[Floats, Floats, Floats]]  # (samples, data, other data) of each repetition, [n, *dim] in data units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +85,16 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     everything = read_all(data)
     stored = load_generator(request.generator.folder)
     store = TrajectoryStore.open(request.store)
-    pairs = list(_repetitions(request, data, everything, stored))
-    measured = _measure(pairs, dim=data.dim, seed=request.evaluation.seed, progress=progress)
-    others = [_memorised(pairs, everything), _fit_error(request, data, store, stored)]
-    ratio = _ratio(measured[0])
-    metrics, detail = _tabulate([row for m in measured for row in (m.distance, m.floor)] + [ratio, *others])
+    comparison = _comparison(request, data, everything, stored)
+    measured = _measure(comparison, dim=data.dim, seed=request.evaluation.seed, progress=progress)
+    samples = np.concatenate(list({id(pair.x): pair.x for pair in comparison.across}.values()))
+    others = [_memorised(samples, everything), _fit_error(request, data, store, stored)]
+    rows = [row for m in measured for row in (m.distance, m.floor)]
+    metrics, detail = _tabulate([*rows, measured[0].ratio, *others])
     paths = store.read_rows(0, min(SHOWN_PATHS, request.count))
     figures = draw_figures(
         data=everything[:SHOWN_POINTS],
-        samples=np.concatenate([samples for samples, _, _ in pairs])[:SHOWN_POINTS],
+        samples=samples[:SHOWN_POINTS],
         states=np.asarray(data.standardisation.to_data(paths)),
         times=np.asarray(store.plan.times),
         journals={"velocity": request.velocity.journal, "generator": request.generator.journal},
@@ -97,7 +103,6 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
         request.facts,
         measured=measured,
         others=others,
-        ratio=ratio,
         figures=figures,
         references={"data.zarr": data.digest, "velocity": store.plan.velocity, "generator": stored.digest},
         seconds=time.monotonic() - began,
@@ -111,25 +116,22 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     return EvaluateSummary(metrics=metrics, metrics_detail=detail, page="index.html")
 
 
-def _repetitions(
-    request: EvaluateRequest, data: DataStore, everything: Floats, stored: StoredGenerator
-) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Give (samples, data, other data) of each repetition, all of one size, no row twice within a repetition."""
+def _comparison(request: EvaluateRequest, data: DataStore, everything: Floats, stored: StoredGenerator) -> Comparison:
+    """Give sets of one size: fresh draws in all pairs, or random disjoint halves of the dataset, split by split."""
     spec = request.evaluation
     is_drawn = request.dataset.kind in SYNTHETIC_KINDS
     size = spec.samples if is_drawn else min(spec.samples, data.rows // 2)
-    for k in range(spec.repeats):
-        samples = sample_rows(
-            stored, data.standardisation, start=k * size, stop=(k + 1) * size, steps=1, seed=spec.seed
-        )
-        if is_drawn:
-            fresh = draw(
-                request.dataset.target(), 2 * k * size, 2 * (k + 1) * size, seed=spec.seed, stream=FRESH_DATA
-            ).numpy()
-        else:
-            order = np.random.default_rng([spec.seed, k]).permutation(len(everything))
-            fresh = everything[order[: 2 * size]]
-        yield samples, fresh[:size], fresh[size:]
+    ranges = [(k * size, (k + 1) * size) for k in range(spec.repeats)]
+    samples = [
+        sample_rows(stored, data.standardisation, start=start, stop=stop, steps=1, seed=spec.seed)
+        for start, stop in ranges
+    ]
+    if is_drawn:
+        target = request.dataset.target()
+        draws = [draw(target, start, stop, seed=spec.seed, stream=FRESH_DATA).numpy() for start, stop in ranges]
+        return all_pairs(samples, draws)
+    orders = [np.random.default_rng([spec.seed, k]).permutation(len(everything)) for k in range(spec.repeats)]
+    return split_pairs(samples, [(everything[o[:size]], everything[o[size : 2 * size]]) for o in orders])
 
 
 def read_all(data: DataStore) -> Floats:
@@ -137,35 +139,24 @@ def read_all(data: DataStore) -> Floats:
     return np.asarray(data.standardisation.to_data(data.read(Shard(0, data.rows))))
 
 
-def _measure(pairs: Pairs, *, dim: tuple[int, ...], seed: int, progress: Progress) -> list[Measured]:
-    measures: list[tuple[str, str, int, Callable[[Floats, Floats], float]]] = [
-        ("w2", "exact 2-Wasserstein distance", len(pairs[0][0]), wasserstein),
-        (
-            "sliced_w2",
-            f"2-Wasserstein distance over {_PROJECTIONS} random directions",
-            len(pairs[0][0]),
-            lambda x, y: sliced_wasserstein(x, y, projections=_PROJECTIONS, seed=seed),
-        ),
-        (
-            "sinkhorn",
-            "root of the debiased Sinkhorn divergence",
-            min(_SINKHORN_POINTS, len(pairs[0][0])),
-            lambda x, y: sinkhorn(x[:_SINKHORN_POINTS], y[:_SINKHORN_POINTS]),
-        ),
-    ]
+def _measure(comparison: Comparison, *, dim: tuple[int, ...], seed: int, progress: Progress) -> list[Measured]:
+    measures: dict[str, Callable[[Floats, Floats], float]] = {
+        "w2": wasserstein,
+        "sliced_w2": lambda x, y: sliced_wasserstein(x, y, projections=PROJECTIONS, seed=seed),
+        "sinkhorn": lambda x, y: sinkhorn(x[:SINKHORN_POINTS], y[:SINKHORN_POINTS]),
+    }
     if image_shape(dim):
-        measures.append(("frechet_pixel", "Frechet distance of raw pixels", len(pairs[0][0]), _frechet))
-    found: list[Measured] = []
-    total = 2 * len(pairs) * len(measures)
-    for name, about, n, measure in measures:
-        values, floors = [], []
-        for samples, fresh, other in pairs:
-            values.append(measure(samples, fresh))
-            floors.append(measure(fresh, other))
-            progress(2 * (len(found) * len(pairs) + len(values)), total, f"distances, {name}")
-        found.append(
-            Measured(distance=repeated(name, values, n=n), floor=repeated(f"{name}_floor", floors, n=n), about=about)
-        )
+        measures["frechet_pixel"] = _frechet
+    done = 0
+    found = []
+    for name, distance in measures.items():
+
+        def told(name: str = name) -> None:
+            nonlocal done
+            done += 1
+            progress(done, comparison.size * len(measures), f"distances, {name}")
+
+        found.append(measure(name, distance, comparison, told=told))
     return found
 
 
@@ -178,9 +169,9 @@ def _frechet(x: Floats, y: Floats) -> float:
     return frechet(*sides)
 
 
-def _memorised(pairs: Pairs, everything: Floats) -> Distance:
+def _memorised(samples: Floats, everything: Floats) -> Distance:
     """Give the share of samples that sit on a training point, with its binomial standard error."""
-    samples = np.concatenate([samples for samples, _, _ in pairs])[:_COMPARED_POINTS]
+    samples = samples[:_COMPARED_POINTS]
     share = memorised_fraction(samples, everything)
     error = math.sqrt(share * (1 - share) / len(samples))
     return Distance(name="memorised_fraction", value=share, standard_error=error, n=len(samples))
@@ -201,13 +192,6 @@ def _fit_error(request: EvaluateRequest, data: DataStore, store: TrajectoryStore
     value = math.sqrt(squares.mean())
     error = squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * value) if value > 0 else 0.0
     return Distance(name="budget.fit", value=value, standard_error=error, n=len(squares))
-
-
-def _ratio(w2: Measured) -> Distance:
-    """Give W2 over its floor, with the errors of both."""
-    ratio = w2.distance.value / w2.floor.value
-    relative = math.hypot(w2.distance.standard_error / w2.distance.value, w2.floor.standard_error / w2.floor.value)
-    return Distance(name="w2_ratio", value=ratio, standard_error=ratio * relative, n=w2.distance.n)
 
 
 def _tabulate(rows: list[Distance]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

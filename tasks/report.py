@@ -7,12 +7,15 @@ from pathlib import Path
 from storage.journal import read_journal
 from storage.trajectories import Floats
 from tasks.evaluation import plots
+from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, StepRow
 from tasks.sample import image_shape
 
 SHOWN_POINTS = 4000
 SHOWN_PATHS = 200
+PROJECTIONS = 256  # directions of the sliced distance
+SINKHORN_POINTS = 500  # its rounds are many, each quadratic in the points
 _SHOWN_STRIPS = 6
 
 
@@ -31,15 +34,6 @@ class ReportFacts:
     is_reused: Mapping[str, bool]
     orchestration: Mapping[str, float]  # seconds, by what took them
     lineage: Mapping[str, tuple[str, str]]  # step -> (key, run that holds it)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A distance beside its floor."""
-
-    distance: Distance
-    floor: Distance
-    about: str
 
 
 def draw_figures(
@@ -92,7 +86,6 @@ def compose(
     *,
     measured: Sequence[Measured],
     others: Sequence[Distance],
-    ratio: Distance,
     figures: Sequence[Figure],
     references: Mapping[str, str],
     seconds: float,
@@ -101,13 +94,13 @@ def compose(
     rows = [
         DistanceRow(
             name=m.distance.name,
-            description=m.about,
+            description=_ABOUT[m.distance.name],
             value=m.distance.value,
             standard_error=m.distance.standard_error,
             n=m.distance.n,
             floor=m.floor.value,
             floor_standard_error=m.floor.standard_error,
-            ratio=m.distance.value / m.floor.value if m.floor.value > 0 else None,
+            ratio=m.ratio.value,
         )
         for m in measured
     ]
@@ -120,7 +113,7 @@ def compose(
         run=facts.run,
         title=facts.title,
         created=facts.created,
-        headline=[_metric(ratio), _metric(measured[0].distance), *[_metric(other) for other in others]],
+        headline=[_metric(measured[0].ratio), _metric(measured[0].distance), *[_metric(other) for other in others]],
         distances=rows,
         figures=figures,
         steps=[*steps, StepRow(name="evaluate", status="done", seconds=seconds)],
@@ -137,7 +130,10 @@ def compose(
 _ABOUT = {
     "w2_ratio": "one-step samples against fresh data, over two fresh samples of the data",
     "w2": "exact 2-Wasserstein distance to fresh data",
-    "memorised_fraction": "samples nearer than a third of the second nearest to a training point",
+    "sliced_w2": f"2-Wasserstein distance over {PROJECTIONS} random directions",
+    "sinkhorn": f"root of the debiased Sinkhorn divergence, {SINKHORN_POINTS} points a side",
+    "frechet_pixel": "Frechet distance of raw pixels, Gaussians fitted to both sides",
+    "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^-d",
     "budget.fit": "one-step map against the solver's end states, root mean square",
 }
 

@@ -282,7 +282,7 @@ class EvaluationSpec:
     """How the one-step law is measured."""
 
     samples: int = 2000  # points of each side of a distance; digits are bounded by half the data
-    repeats: int = 4  # independent repetitions, for the standard error
+    repeats: int = 6  # sets on each side, for the standard error
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -290,7 +290,7 @@ class EvaluationSpec:
             2 <= self.samples <= 10_000,
             f"evaluation.samples must be between 2 and 10000 (exact W2), got {self.samples}",
         )
-        require_at_least("evaluation.repeats", self.repeats, 2)
+        require_at_least("evaluation.repeats", self.repeats, 3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,14 +44,15 @@ def build_generator(
 
 
 def warm_start(generator: Generator, denoiser: Denoiser) -> None:
-    """Copy the denoiser's weights into the generator, whose second-time branch stays at zero.
+    """Copy the denoiser's weights into a fresh generator, whose second-time branch stays at zero.
 
     Raises:
         ValueError: the two backbones differ in more than the second time.
     """
     weights = denoiser.state_dict()
-    mine = generator.state_dict()
-    misfit = [name for name, value in weights.items() if name not in mine or mine[name].shape != value.shape]
+    shapes = {name: value.shape for name, value in weights.items()}
+    mine = {name: value.shape for name, value in generator.state_dict().items() if ".second_time." not in name}
+    misfit = sorted(name for name in shapes.keys() | mine.keys() if shapes.get(name) != mine.get(name))
     if misfit:
         raise ValueError(f"generator.warm_start needs the velocity's network sizes, but {misfit[0]} differs")
     generator.load_state_dict(weights, strict=False)

@@ -33,7 +33,7 @@ class Denoiser(nn.Module):
         return self.forward(t, x_t)
 
     def velocity(self, t: Tensor, x_t: Tensor) -> Tensor:
-        """Give the velocity, ``[batch, *dim]``; infinite at t = 1 where W is (Foellmer)."""
+        """Give the velocity, ``[batch, *dim]``; not finite at t = 1 where W is infinite (``foellmer``, ``vp``)."""
         c = self.interpolant.at(expand(t, x_t))
         variance = self.data_std**2
         q = c.noise**2 + variance * c.data**2

@@ -8,7 +8,7 @@ class MovingAverage:
     """Average weights with decay min(decay, (1 + step) / (10 + step)): quick at first, slow later.
 
     Args:
-        model: the network whose parameters are followed; their present values start the average.
+        model: the network whose parameters and buffers are followed; their present values start the average.
         decay: the final decay, in [0, 1).
     """
 

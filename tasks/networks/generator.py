@@ -10,8 +10,8 @@ from tasks.transport.interpolant import Interpolant, expand
 class Generator(nn.Module):
     """The exponential-integrator step with a learned two-time denoiser (arXiv 2405.05512, section 2.4).
 
-    g(t, s, x) = (alpha_s/alpha_t) x + (beta_s - alpha_s beta_t/alpha_t) D(x, t, s) for t <= s. A generator that starts from
-    the weights of a :class:`~tasks.networks.denoiser.Denoiser` is that denoiser's own DDIM step.
+    g(t, s, x) = (alpha_s/alpha_t) x + (beta_s - alpha_s beta_t/alpha_t) D(x, t, s) for t <= s. A generator that starts
+    from the weights of a :class:`~tasks.networks.denoiser.Denoiser` is that denoiser's own DDIM step.
 
     Args:
         backbone: maps ``(x, t, s)`` to the shape of ``x``.

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from tasks.networks.embedding import TimeEmbedding
 
+_LARGEST_EMBEDDING = 64  # of the times; wider ones cost a tenth of a step and gained nothing measurable
+
 
 class Mlp(nn.Module):
     """Map ``(x, t)`` or ``(x, t, s)`` to an output of the shape of ``x``.
@@ -39,13 +41,14 @@ class Mlp(nn.Module):
         self.register_buffer("frequencies", fourier_scale * torch.randn(size, fourier))
         self.frequencies: Tensor
         self.input = nn.Linear(size + 2 * fourier, width)
-        self.time = TimeEmbedding(width // 2)
-        self.second_time = TimeEmbedding(width // 2) if two_times else None
+        embedded = min(width // 2, _LARGEST_EMBEDDING)
+        self.time = TimeEmbedding(embedded)
+        self.second_time = TimeEmbedding(embedded) if two_times else None
         if self.second_time is not None:
             nn.init.zeros_(self.second_time.output.weight)
             nn.init.zeros_(self.second_time.output.bias)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.modulations = nn.ModuleList(nn.Linear(width // 2, width) for _ in range(depth))
+        self.modulations = nn.ModuleList(nn.Linear(embedded, width) for _ in range(depth))
         self.output = nn.Linear(width, size)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)

@@ -8,12 +8,12 @@ from torch import Tensor
 class VelocityField(Protocol):
     """A velocity of the probability-flow ODE, with its denoiser E[x1 | x_t].
 
-    ``t`` is a 0-d tensor (one time for the batch) or ``[batch]``; ``x_t`` is ``[batch, *dim]``; both methods give
-    ``[batch, *dim]`` in the type of ``x_t``.
+    ``t`` is a 0-d tensor of any float type (one time for the batch) or ``[batch]`` in the type of ``x_t``; ``x_t`` is
+    ``[batch, *dim]``; both methods give ``[batch, *dim]`` in the type of ``x_t``.
     """
 
     def velocity(self, t: Tensor, x_t: Tensor) -> Tensor:
-        """Give b(t, x_t)."""
+        """Give v(t, x_t), an estimate of d x_t / dt."""
         ...
 
     def denoiser(self, t: Tensor, x_t: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ def time_grid(kind: str, *, steps: int, stop: float, rho: float = 7.0) -> Tensor
 
     Args:
         kind: ``uniform``: t_k = k T / K. ``karras``: the remaining time u = 1 - t falls from 1 to 1 - T evenly in
-            u^(1 / rho), so that steps shorten toward the data (Karras et al., arXiv 2206.00364, eq. 5); rho = 1 is uniform.
+            u^(1 / rho), so that steps shorten toward the data for rho > 1 (Karras et al., arXiv 2206.00364, eq. 5);
+            rho = 1 is uniform.
         steps: K, at least 1.
         stop: T in (0, 1].
-        rho: how strongly ``karras`` shortens the last steps.
+        rho: how strongly ``karras`` shortens the last steps; positive.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: an argument is outside its range, or two times of ``karras`` are equal in float64.
     """
     if steps < 1:
         raise ValueError(f"trajectories.steps must be at least 1, got {steps}")
@@ -28,8 +29,18 @@ def time_grid(kind: str, *, steps: int, stop: float, rho: float = 7.0) -> Tensor
         case "uniform":
             return share * stop
         case "karras":
-            end = (1 - stop) ** (1 / rho)
-            times = 1 - torch.pow(1 + share * (end - 1), rho)
-            times[0], times[-1] = 0.0, stop  # rounding must not move the ends
-            return times
+            return _karras(share, stop=stop, rho=rho)
     raise ValueError(f"trajectories.grid must be one of {', '.join(GRIDS)}, got {kind!r}")
+
+
+def _karras(share: Tensor, *, stop: float, rho: float) -> Tensor:
+    if not rho > 0:
+        raise ValueError(f"trajectories.rho must be positive, got {rho:g}")
+    end = (1 - stop) ** (1 / rho)
+    times = 1 - torch.pow(1 + share * (end - 1), rho)
+    times[0], times[-1] = 0.0, stop  # rounding must not move the ends
+    if not (times.diff() > 0).all():
+        raise ValueError(
+            f"trajectories.rho must leave the times distinct, got {rho:g} with {len(share) - 1} steps to {stop:g}"
+        )
+    return times

@@ -1,8 +1,8 @@
 """Interpolants x_t = alpha(t) x0 + beta(t) x1 between source noise (t = 0) and target data (t = 1).
 
 The one idea to know: ``alpha`` multiplies the *noise*, ``beta`` the *data*, and time runs from noise to data. Formulas:
-Ding et al., arXiv 2405.05512, section 2.1. Two products stay finite where a factor does not (alpha' of the Foellmer
-interpolant is unbounded at t = 1): ``alpha * alpha'`` and ``alpha * W``. Use them instead of dividing by alpha.
+Ding et al., arXiv 2405.05512, section 2.1. For Foellmer and VP alpha' and W are unbounded at t = 1, but the products
+``alpha * alpha'`` and ``alpha * W`` stay finite: use them instead of dividing by alpha.
 """
 
 import math
@@ -23,37 +23,35 @@ class Coefficients:
     Attributes:
         noise: alpha(t), the coefficient of the source.
         data: beta(t), the coefficient of the target.
+        noise_rate: alpha'(t); minus infinity at t = 1 for the variance-preserving ``foellmer`` and ``vp``.
         data_rate: beta'(t).
+        wronskian: W(t) = alpha beta' - beta alpha' > 0; infinite where alpha' is.
         noise_product: alpha(t) alpha'(t), finite on all of [0, 1].
-        gain: alpha(t) W(t) with W = alpha beta' - beta alpha' > 0, finite on all of [0, 1].
+        gain: alpha(t) W(t), finite on all of [0, 1].
     """
 
     noise: Tensor
     data: Tensor
+    noise_rate: Tensor
     data_rate: Tensor
+    wronskian: Tensor
     noise_product: Tensor
     gain: Tensor
 
-    @property
-    def noise_rate(self) -> Tensor:
-        """alpha'(t); minus infinity at t = 1 for the Foellmer interpolant."""
-        return self.noise_product / self.noise
-
-    @property
-    def wronskian(self) -> Tensor:
-        """W(t) = alpha beta' - beta alpha'; infinite at t = 1 for the Foellmer interpolant."""
-        return self.gain / self.noise
-
 
 def _linear(t: Tensor) -> Coefficients:
-    alpha = 1 - t
-    return Coefficients(noise=alpha, data=t, data_rate=torch.ones_like(t), noise_product=-alpha, gain=alpha)
+    alpha, ones = 1 - t, torch.ones_like(t)
+    return Coefficients(
+        noise=alpha, data=t, noise_rate=-ones, data_rate=ones, wronskian=ones, noise_product=-alpha, gain=alpha
+    )
 
 
 def _foellmer(t: Tensor) -> Coefficients:
     ones = torch.ones_like(t)
     alpha = torch.sqrt((1 - t) * (1 + t))
-    return Coefficients(noise=alpha, data=t, data_rate=ones, noise_product=-t, gain=ones)
+    return Coefficients(
+        noise=alpha, data=t, noise_rate=-t / alpha, data_rate=ones, wronskian=1 / alpha, noise_product=-t, gain=ones
+    )
 
 
 def _trigonometric(t: Tensor) -> Coefficients:
@@ -61,7 +59,13 @@ def _trigonometric(t: Tensor) -> Coefficients:
     # sin of the complement, because cos(pi / 2) is 6e-17 and not 0 in float64
     alpha, beta = torch.sin(rate * (1 - t)), torch.sin(rate * t)
     return Coefficients(
-        noise=alpha, data=beta, data_rate=rate * alpha, noise_product=-rate * alpha * beta, gain=rate * alpha
+        noise=alpha,
+        data=beta,
+        noise_rate=-rate * beta,
+        data_rate=rate * alpha,
+        wronskian=torch.full_like(t, rate),
+        noise_product=-rate * alpha * beta,
+        gain=rate * alpha,
     )
 
 
@@ -71,7 +75,15 @@ def _vp(t: Tensor) -> Coefficients:
     beta = torch.exp(-exponent / 2)
     beta_rate = (s * (VP_BETA_MAX - VP_BETA_MIN) + VP_BETA_MIN) * beta / 2
     alpha = torch.sqrt(-torch.expm1(-exponent))
-    return Coefficients(noise=alpha, data=beta, data_rate=beta_rate, noise_product=-beta * beta_rate, gain=beta_rate)
+    return Coefficients(
+        noise=alpha,
+        data=beta,
+        noise_rate=-beta * beta_rate / alpha,
+        data_rate=beta_rate,
+        wronskian=beta_rate / alpha,
+        noise_product=-beta * beta_rate,
+        gain=beta_rate,
+    )
 
 
 INTERPOLANTS: dict[str, Callable[[Tensor], Coefficients]] = {
@@ -117,7 +129,7 @@ def interpolate(interpolant: Interpolant, t: Tensor, x0: Tensor, x1: Tensor) -> 
 
 
 # The exact identities between velocity, denoiser D = E[x1 | x_t] and score, from v = (alpha'/alpha) x + (W/alpha) D.
-# All need alpha(t) > 0, or beta(t) > 0 where beta divides.
+# They hold for 0 < t < 1; each names the factor that it divides by, which must not vanish.
 
 
 def velocity_from_denoiser(interpolant: Interpolant, t: Tensor, x_t: Tensor, denoised: Tensor) -> Tensor:
@@ -127,7 +139,7 @@ def velocity_from_denoiser(interpolant: Interpolant, t: Tensor, x_t: Tensor, den
 
 
 def denoiser_from_velocity(interpolant: Interpolant, t: Tensor, x_t: Tensor, velocity: Tensor) -> Tensor:
-    """Give the denoiser from the velocity, ``[batch, *dim]``; the inverse of :func:`velocity_from_denoiser`."""
+    """Give the denoiser (alpha^2 v - alpha alpha' x)/(alpha W), ``[batch, *dim]``; needs alpha(t) W(t) > 0."""
     c = interpolant.at(expand(t, x_t))
     return (c.noise**2 * velocity - c.noise_product * x_t) / c.gain
 

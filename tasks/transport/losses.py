@@ -1,7 +1,7 @@
 """The two regressions of the method: velocity matching and characteristic fitting.
 
-Both are means over the batch of squared errors summed over the dimensions, so that their minima are the closed forms of
-the paper (arXiv 2405.05512, eqs. 2.3 and 2.11).
+Each gives the squared error of every row, summed over the dimensions; the caller takes the mean, an unbiased estimate
+of the risk in the paper (arXiv 2405.05512, section 2).
 """
 
 from collections.abc import Callable
@@ -25,8 +25,9 @@ def velocity_matching_loss(
 ) -> Tensor:
     """Give ||alpha' x0 + beta' x1 - b(t, x_t)||^2 of each row, ``[batch]``; minimised by b = v.
 
-    Its floor for N(m, sigma^2) is sigma^2 W^2 / (alpha^2 + beta^2 sigma^2) a dimension. Unbounded at t = 1 for the
-    Foellmer interpolant: train with :func:`denoiser_matching_loss`, measure with this.
+    Its mean over x0 and x1 at b = v, the floor, is sigma^2 W^2 / (alpha^2 + beta^2 sigma^2) a dimension for the target
+    N(m, sigma^2). Infinite at t = 1 for ``foellmer`` and ``vp``: train with :func:`denoiser_matching_loss`, measure
+    with this.
     """
     c = interpolant.at(expand(t, x0))
     return squared_error(velocity(t, interpolate(interpolant, t, x0, x1)), c.noise_rate * x0 + c.data_rate * x1)
@@ -38,17 +39,20 @@ def denoiser_matching_loss(
     """Give ||D(t, x_t) - x1||^2 / c_out(t)^2 of each row, ``[batch]``: the denoiser loss, uniform in the network.
 
     With c_out = alpha sd / sqrt(alpha^2 + beta^2 sd^2) the weight makes the raw output of the network a target of unit
-    scale at all times (Karras et al., arXiv 2206.00364, table 1, in the letters of this project).
+    scale at all times (Karras et al., arXiv 2206.00364, table 1, in the letters of this project). A row at t = 1 counts
+    nothing: there c_out = 0, and the denoiser is x_t whatever the network says.
     """
     c = interpolant.at(t)
     c_out = c.noise * data_std / torch.sqrt(c.noise**2 + (c.data * data_std) ** 2)
-    return squared_error(denoiser(t, interpolate(interpolant, t, x0, x1)), x1) / c_out**2
+    weight = torch.where(c_out > 0, 1 / c_out**2, 0.0)
+    return weight * squared_error(denoiser(t, interpolate(interpolant, t, x0, x1)), x1)
 
 
 def characteristic_fitting_loss(generator: TwoTimeMap, *, t: Tensor, s: Tensor, x_t: Tensor, x_s: Tensor) -> Tensor:
     """Give ||g(t, s, x_t) - x_s||^2 of each row, ``[batch]``, for pairs t <= s of stored trajectory points.
 
-    With two uniform sorted indices a row the batch mean is the empirical risk of the paper without any weight.
+    With two independent uniform indices a row, sorted, the batch mean is on average the empirical risk of the paper
+    (eq. 2.11), so the pairs need no weights.
     """
     return squared_error(generator(t, s, x_t), x_s)
 

@@ -1,7 +1,8 @@
 """Source noise as a function of (seed, stream, row) alone.
 
 Row i reads its own counters of the Philox4x64-10 generator (Salmon et al., SC 2011), so any worker, chunk size, order
-or attempt gives the same bits. Streams keep uses apart; synthetic targets take two streams each (2 s and 2 s + 1).
+or attempt gives the same bits. Streams keep uses apart; a synthetic target drawn with stream s takes 2 s and 2 s + 1,
+so that 4 to 7 belong to ``DATA`` and ``FRESH_DATA``. Rows of different sizes share bits: one size a stream.
 """
 
 import math
@@ -15,7 +16,7 @@ TRAJECTORIES = 0
 SAMPLES = 1
 DATA = 2
 FRESH_DATA = 3
-TRAINING = 4
+TRAINING = 8
 
 _WORDS = 4  # 64-bit words of one Philox counter
 
@@ -23,25 +24,37 @@ _WORDS = 4  # 64-bit words of one Philox counter
 def standard_normal(seed: int, start: int, stop: int, dim: tuple[int, ...], *, stream: int) -> Tensor:
     """Give rows ``start <= i < stop`` of the endless standard normal array of a seed, ``[stop - start, *dim]`` float64.
 
-    Box-Muller on 53-bit uniforms; costs about 30 ns a number. The last bits may differ between mathematical libraries,
-    which float32 rounding nearly always hides.
+    Box-Muller on 52-bit uniforms, so no value exceeds sqrt(106 log 2) = 8.6. The last bits may differ between
+    mathematical libraries, which float32 rounding nearly always hides.
+
+    Raises:
+        ValueError: the seed is not in [0, 2^64).
     """
     size = math.prod(dim)
     uniforms = uniform(seed, start, stop, 2 * ((size + 1) // 2), stream=stream)
     radius = torch.sqrt(-2 * torch.log(uniforms[:, 0::2]))
     angle = (2 * math.pi) * uniforms[:, 1::2]
     pairs = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], -1)
-    return pairs.reshape(stop - start, -1)[:, :size].reshape(stop - start, *dim)
+    return pairs.flatten(1)[:, :size].reshape(stop - start, *dim)
 
 
 def uniform(seed: int, start: int, stop: int, size: int, *, stream: int) -> Tensor:
-    """Give rows ``start <= i < stop`` of the endless array of uniforms in (0, 1), ``[stop - start, size]`` float64."""
+    """Give rows ``start <= i < stop`` of the endless array of uniforms in (0, 1), ``[stop - start, size]`` float64.
+
+    Raises:
+        ValueError: the seed is not in [0, 2^64).
+    """
     words = _words(seed, start, stop, size, stream=stream)
-    return torch.from_numpy(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+    # 52 bits and a half are exact in float64; with 53 the largest would round to 1, which is outside
+    return torch.from_numpy(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
 def _words(seed: int, start: int, stop: int, size: int, *, stream: int) -> npt.NDArray[np.uint64]:
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in [0, 2^64), got {seed}")
     counters = -(-size // _WORDS)
-    generator = np.random.Philox(key=[seed, stream], counter=[start * counters, 0, 0, 0])
-    words = generator.random_raw((stop - start) * counters * _WORDS)
-    return np.asarray(words).reshape(stop - start, -1)[:, :size]
+    # uint64 arrays, because numpy reads a list with a number above 2^63 as floats and so merges neighbouring seeds
+    key = np.array([seed, stream], np.uint64)
+    counter = np.array([start * counters, 0, 0, 0], np.uint64)
+    words = np.random.Philox(key=key, counter=counter).random_raw((stop - start) * counters * _WORDS)
+    return np.asarray(words).reshape(stop - start, counters * _WORDS)[:, :size]

@@ -55,9 +55,9 @@ def solve(
         raise ValueError(f"trajectories.solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     step = SOLVERS[solver]
     states = x0.new_empty((x0.shape[0], len(grid), *x0.shape[1:])) if out is None else out
-    states[:, 0] = x0
     x = x0
     with torch.no_grad():
+        states[:, 0] = x0
         for k in range(len(grid) - 1):
             x = step(field, interpolant, grid[k], grid[k + 1], x)
             states[:, k + 1] = x

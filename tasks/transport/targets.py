@@ -2,7 +2,7 @@
 
 With C_t = alpha^2 I + beta^2 S a Gaussian target N(m, S) has D = m + beta S C_t^-1 (x - beta m) and
 v = beta' m + (alpha alpha' I + beta beta' S) C_t^-1 (x - beta m); a mixture weighs its components' formulas by their
-posterior responsibilities. Nothing here divides by alpha, so a velocity is finite at t = 1 wherever S > 0.
+posterior responsibilities. Nothing here divides by alpha, so all is finite at t = 1 wherever S > 0.
 """
 
 from dataclasses import dataclass, field
@@ -59,6 +59,10 @@ class Gaussian:
         spectrum = (c.noise_product + c.data * c.data_rate * self._values) / self._variance(c)
         return c.data_rate * self.mean + self._apply(spectrum, x_t - c.data * self.mean)
 
+    def score(self, c: Coefficients, x_t: Tensor) -> Tensor:
+        """Give grad log p_t(x_t) = -C_t^-1 (x_t - beta m) for ``x_t [batch, d]`` and coefficients as above."""
+        return -self._apply(1 / self._variance(c), x_t - c.data * self.mean)
+
     def log_density(self, c: Coefficients, x_t: Tensor) -> Tensor:
         """Give log p_t(x_t) up to the constant -(d/2) log(2 pi), ``[batch]``."""
         variance = self._variance(c)
@@ -83,10 +87,10 @@ class GaussianMixture:
 
     Args:
         weights: positive, ``[k]``; normalised here.
-        components: k Gaussians of one dimension.
+        components: k Gaussians of the same dimension.
 
     Raises:
-        ValueError: numbers of weights and components differ, or a weight is not positive.
+        ValueError: numbers of weights and components differ or are zero, or a weight is not positive.
     """
 
     weights: tuple[float, ...]
@@ -132,6 +136,10 @@ class GaussianMixture:
         """Give the velocity, ``[batch, d]``."""
         return self._mean(c, x_t, [g.velocity(c, x_t) for g in self.components])
 
+    def score(self, c: Coefficients, x_t: Tensor) -> Tensor:
+        """Give grad log p_t(x_t), ``[batch, d]``."""
+        return self._mean(c, x_t, [g.score(c, x_t) for g in self.components])
+
     def _mean(self, c: Coefficients, x_t: Tensor, values: list[Tensor]) -> Tensor:
         return torch.einsum("bk,kbd->bd", self.responsibilities(c, x_t), torch.stack(values))
 
@@ -163,10 +171,9 @@ class OracleField:
         return self.target.denoiser(c, flat).reshape(x_t.shape).to(x_t.dtype)
 
     def score(self, t: Tensor, x_t: Tensor) -> Tensor:
-        """Give grad log p_t(x_t) in the shape and type of ``x_t [batch, *dim]``; needs alpha(t) > 0."""
+        """Give grad log p_t(x_t) in the shape and type of ``x_t [batch, *dim]``."""
         flat, c = self._float64(t, x_t)
-        score = (c.data * self.target.denoiser(c, flat) - flat) / c.noise**2
-        return score.reshape(x_t.shape).to(x_t.dtype)
+        return self.target.score(c, flat).reshape(x_t.shape).to(x_t.dtype)
 
     def flow_map(self, t: Tensor, s: Tensor, x_t: Tensor) -> Tensor:
         """Give the exact characteristic from time ``t`` to ``s``; a Gaussian target only.

@@ -18,7 +18,7 @@ TINY = (
     "generator.batch_size=128",
     "generator.network.width=32",
     "evaluation.samples=100",
-    "evaluation.repeats=2",
+    "evaluation.repeats=3",
 )
 
 

@@ -21,8 +21,12 @@ DRIVER = textwrap.dedent(
     from pathlib import Path
     from flows.server import prefect_api
 
-    with prefect_api(Path(sys.argv[1])) as url:
+    with prefect_api(Path(sys.argv[1])) as wait:
         from prefect import flow, task
+        from prefect.settings import PREFECT_API_URL
+
+        wait()
+        url = PREFECT_API_URL.value()
 
         @task
         def step(): ...

@@ -1,0 +1,429 @@
+"""Pictures of data, samples and characteristics, as PNG bytes.
+
+One palette throughout: grey-blue is the target, the accent is the generator, and time runs from sand (noise) to accent.
+Each function draws on the paper of a theme; a page that follows its reader's scheme shows one picture of each theme.
+Figures are objects of their own: no pyplot, no global state, any thread. Equal arguments give equal bytes.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from scipy.ndimage import gaussian_filter, uniform_filter1d
+
+from tasks.evaluation.distance import Floats, two_sides
+
+Curve = tuple[Sequence[float], Sequence[float]]  # steps and losses
+Limits = tuple[float, float]  # the values shown black and white
+
+DPI = 200
+WIDTH = 8.0  # of every figure but the images', in inches
+MAX_IMAGES = 1024  # of a grid
+_PAIR_COLUMNS = 8  # a side, of a grid pair
+_STRIP_TIMES = 9
+_MARGINALS = 6
+_MAX_PATHS = 400
+_BINS = 48
+_TEXT, _SMALL = 9.5, 8.0  # points
+_MARGIN, _BAND, _MAX_TILE = 20, 50, 120  # pixels about images, above them for labels, and of one enlarged image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of a picture, each ``#rrggbb``."""
+
+    paper: str
+    ink: str
+    muted: str  # labels of axes
+    rule: str  # hairlines
+    data: str
+    samples: str
+    noise: str  # the colour of t = 0
+
+
+LIGHT = Theme(
+    paper="#fdfcfa",
+    ink="#23282e",
+    muted="#6d747c",
+    rule="#dcd9d2",
+    data="#7f8fa4",
+    samples="#b4472e",
+    noise="#dcc9a0",
+)
+DARK = Theme(
+    paper="#16191d",
+    ink="#e8e5df",
+    muted="#959ca5",
+    rule="#343a41",
+    data="#7e90a8",
+    samples="#f0886a",
+    noise="#5d5440",
+)
+
+
+def scatter_pair(data: Floats, samples: Floats, *, theme: Theme = LIGHT) -> bytes:
+    """Draw points in the plane ``data [n, 2]`` beside one-step ``samples [m, 2]``, on the same axes.
+
+    Raises:
+        ValueError: points are not in the plane, or not finite.
+    """
+    left, right = _planar(data, samples)
+    box = _box(left, right)
+    figure = _figure(WIDTH, _height(box, WIDTH / 2), theme)
+    for axes, x, title, colour in zip(
+        figure.subplots(1, 2), (left, right), ("Data", "One-step samples"), (theme.data, theme.samples), strict=True
+    ):
+        _dots(axes, x, colour)
+        _plane(axes, box, theme)
+        _title(axes, title, f"{len(x):,} points", theme)
+    return _png(figure)
+
+
+def scatter(x: Floats, *, theme: Theme = LIGHT) -> bytes:
+    """Draw points in the plane, ``x [n, 2]``; raises ``ValueError`` where they are not in the plane, or not finite."""
+    x, _ = _planar(x, x)
+    box = _box(x)
+    figure = _figure(WIDTH / 2, _height(box, WIDTH / 2), theme)
+    axes = figure.subplots()
+    _dots(axes, x, theme.samples)
+    _plane(axes, box, theme)
+    _title(axes, "One-step samples", f"{len(x):,} points", theme)
+    return _png(figure)
+
+
+def trajectories_2d(states: Floats, data: Floats, *, theme: Theme = LIGHT) -> bytes:
+    """Draw trajectories ``states [rows, times, 2]`` over the density of ``data [n, 2]``, coloured by time step.
+
+    Shows the first 400 rows, open dots where they start and full ones where they end.
+
+    Raises:
+        ValueError: points are not in the plane, or not finite.
+    """
+    flat, data = _planar(states.reshape(-1, states.shape[-1]), data)
+    paths = flat.reshape(*states.shape)[:_MAX_PATHS]
+    box = _box(paths.reshape(-1, 2), data)
+    figure = _figure(WIDTH, _height(box, 0.8 * WIDTH), theme)
+    axes = figure.subplots()
+    _density(axes, data, box, theme)
+    colours = _time_colours(theme)
+    pieces = np.stack([paths[:, :-1], paths[:, 1:]], 2).reshape(-1, 2, 2)  # [rows * steps, end, 2]
+    share = np.tile((np.arange(paths.shape[1] - 1) + 0.5) / (paths.shape[1] - 1), len(paths))
+    axes.add_collection(LineCollection(list(pieces), colors=colours(share), linewidths=0.7, alpha=0.75))
+    start, end = paths[:, 0], paths[:, -1]
+    axes.scatter(
+        start[:, 0], start[:, 1], s=7, facecolors=theme.paper, edgecolors=theme.muted, linewidths=0.6, zorder=3
+    )
+    axes.scatter(end[:, 0], end[:, 1], s=8, color=theme.samples, linewidths=0, zorder=4)
+    _plane(axes, box, theme)
+    _time_key(axes, colours, theme)
+    return _png(figure)
+
+
+def marginals(data: Floats, samples: Floats, *, theme: Theme = LIGHT) -> bytes:
+    """Draw histograms of the first coordinates (at most 6) of ``data [n, *dim]`` and ``samples [m, *dim]``.
+
+    Heights are densities of the whole sample; the range holds the middle 99.8 % of both sides together.
+
+    Raises:
+        ValueError: the dimensions differ, or a side is not finite.
+    """
+    left, right = two_sides(data, samples)
+    return _histograms({"Data": left, "One-step samples": right}, theme)
+
+
+def histograms(x: Floats, *, theme: Theme = LIGHT) -> bytes:
+    """Draw histograms of the first coordinates (at most 6) of ``x [n, *dim]`` as :func:`marginals` does."""
+    return _histograms({"One-step samples": two_sides(x, x)[0]}, theme)
+
+
+def image_grid_pair(
+    data: Floats,
+    samples: Floats,
+    *,
+    limits: Limits | None = None,
+    titles: tuple[str, str] = ("Data", "One-step samples"),
+    theme: Theme = LIGHT,
+) -> bytes:
+    """Draw the first 64 images of ``data`` beside those of ``samples``, each ``[n, h, w]`` or ``[n, c, h, w]``.
+
+    Args:
+        data: images of 1 or 3 channels.
+        samples: images of the same shape.
+        limits: values shown black and white; by default the least and greatest of the data shown. Others are clipped.
+        titles: of the two sides.
+        theme: colours of the page.
+
+    Raises:
+        ValueError: images have other than 1 or 3 channels, or no image is there.
+    """
+    count = _PAIR_COLUMNS**2
+    left, right = _images(data[:count]), _images(samples[:count])
+    limits = limits or (float(left.min()), float(left.max()))
+    sides = [_mosaic(_shown(each, limits), _PAIR_COLUMNS) for each in (left, right)]
+    height, gap = max(len(side) for side in sides), left.shape[2] // 2 + 1
+    padded = [np.pad(side, ((0, height - len(side)), (0, gap), (0, 0))) for side in sides]
+    labels = {0: titles[0], padded[0].shape[1]: titles[1]}
+    return _picture(np.concatenate(padded, 1)[:, :-gap], tile=left.shape[2], labels=labels, theme=theme)
+
+
+def image_grid(x: Floats, *, limits: Limits | None = None, theme: Theme = LIGHT) -> bytes:
+    """Draw images ``[n, h, w]`` or ``[n, c, h, w]``, the first 1024, in a square grid.
+
+    ``limits`` are the values shown black and white, by default the least and greatest there are. Raises ``ValueError``
+    as :func:`image_grid_pair` does.
+    """
+    x = _images(x[:MAX_IMAGES])
+    limits = limits or (float(x.min()), float(x.max()))
+    mosaic = _mosaic(_shown(x, limits), math.ceil(math.sqrt(len(x))))
+    return _picture(mosaic, tile=x.shape[2], labels={}, theme=theme)
+
+
+def image_strip(states: Floats, t: Floats, *, limits: Limits | None = None, theme: Theme = LIGHT) -> bytes:
+    """Draw images along trajectories, a row each: ``states [rows, times, *dim]`` at up to 9 of the times ``t``.
+
+    ``limits`` are the values shown black and white, by default the least and greatest of the last states, so
+    that noise is clipped. Raises ``ValueError`` as :func:`image_grid_pair` does.
+    """
+    chosen = np.unique(np.linspace(0, len(t) - 1, min(_STRIP_TIMES, len(t))).round().astype(int))
+    frames = states[:, chosen]
+    images = _images(frames.reshape(-1, *frames.shape[2:]))
+    last = images[len(chosen) - 1 :: len(chosen)]
+    limits = limits or (float(last.min()), float(last.max()))
+    mosaic, tile = _mosaic(_shown(images, limits), len(chosen)), images.shape[2]
+    left = {k * (tile + _gap(tile)): f"{t[time]:.3g}" for k, time in enumerate(chosen)}
+    return _picture(mosaic, tile=tile, labels=left | {0: f"t = {left[0]}"}, theme=theme)
+
+
+def loss_curves(curves: Mapping[str, Curve], *, theme: Theme = LIGHT) -> bytes:
+    """Draw training losses by name, a panel each: every value pale, their running mean strong.
+
+    An axis is logarithmic where its running mean is positive and spans more than a factor 5.
+
+    Raises:
+        ValueError: there is no curve, or one holds no point or unequally many steps and losses.
+    """
+    if not curves:
+        raise ValueError("there must be a loss curve to draw, got none")
+    figure = _figure(WIDTH, 2.6 if len(curves) > 1 else 3.0, theme)
+    for axes, (name, (steps, loss)) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        _curve(axes, name, np.asarray(steps, float), np.asarray(loss, float), theme)
+    return _png(figure)
+
+
+def _curve(axes: Axes, name: str, steps: Floats, loss: Floats, theme: Theme) -> None:
+    if not steps.size or steps.shape != loss.shape:
+        raise ValueError(f"curve {name!r} needs as many losses as steps, got {loss.size} and {steps.size}")
+    smooth = uniform_filter1d(loss, max(1, len(loss) // 40), mode="nearest")
+    axes.plot(steps, loss, color=theme.data, linewidth=0.6, alpha=0.5)
+    axes.plot(steps, smooth, color=theme.samples, linewidth=1.4, marker="o" if len(steps) == 1 else "")
+    if smooth.min() > 0 and loss.min() > 0 and smooth.max() > 5 * smooth.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if loss.max() < 50 * loss.min() else (1.0,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.grid(axis="y", color=theme.rule, linewidth=0.6)
+    _bare(axes, theme)
+    axes.set_xlabel("optimiser step", color=theme.muted, fontsize=_SMALL)
+    _title(axes, name, f"last {smooth[-1]:.3g}", theme)
+
+
+def _histograms(sides: Mapping[str, Floats], theme: Theme) -> bytes:
+    d = next(iter(sides.values())).shape[1]
+    shown = min(d, _MARGINALS)
+    columns = 2 if shown == 4 else min(shown, 3)
+    rows = math.ceil(shown / columns)
+    figure = _figure(WIDTH, 1.0 + 2.1 * rows if shown > 1 else 3.6, theme)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for k, axes in enumerate(panels):
+        if k >= shown:
+            axes.set_axis_off()
+            continue
+        _overlay(axes, {name: x[:, k] for name, x in sides.items()}, theme)
+        _title(axes, f"Coordinate {k + 1} of {d}" if d > 1 else "Density", "", theme)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=_TEXT, labelcolor=theme.ink
+    )
+    return _png(figure)
+
+
+def _overlay(axes: Axes, sides: Mapping[str, Floats], theme: Theme) -> None:
+    low, high = np.percentile(np.concatenate(list(sides.values())), [0.1, 99.9])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, _BINS + 1)
+    for name, x in sides.items():
+        height = np.histogram(x, edges)[0] / (len(x) * (edges[1] - edges[0]))
+        if name == "Data":
+            axes.stairs(height, edges, fill=True, color=theme.data, alpha=0.45, linewidth=0, label=name)
+        else:
+            axes.stairs(height, edges, color=theme.samples, linewidth=1.3, label=name)
+    axes.set_xlim(low, high)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    _bare(axes, theme)
+
+
+def _figure(width: float, height: float, theme: Theme) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.05, hspace=0.06)
+    return Figure(figsize=(width, height), dpi=DPI, facecolor=theme.paper, layout=layout)
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    return out.getvalue()
+
+
+def _planar(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    x, y = two_sides(x, y)
+    if x.shape[1] != 2:
+        raise ValueError(f"a scatter needs points in the plane, got dimension {x.shape[1]}")
+    return x, y
+
+
+def _box(*clouds: Floats) -> Floats:
+    """Give the corners ``[2 (low, high), 2]`` of a box that holds all but the outermost points of the clouds.
+
+    It is from half to once as high as it is wide, so that equal units on both axes leave little paper empty.
+    """
+    low, high = np.percentile(np.concatenate(clouds), [0.05, 99.95], axis=0)
+    half = np.maximum((high - low) / 2 * 1.06, 1e-9)
+    half = np.array([max(half), np.clip(half[1], max(half) / 2, max(half))])
+    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half])
+
+
+def _height(box: Floats, width: float) -> float:
+    """Give the inches that a plane of this box needs, with its title and labels, where it is ``width`` wide."""
+    span = box[1] - box[0]
+    return float(round((width - 0.5) * span[1] / span[0] + 0.7, 2))
+
+
+def _dots(axes: Axes, x: Floats, colour: str) -> None:
+    size = min(14.0, max(1.5, 9000 / len(x)))
+    axes.scatter(x[:, 0], x[:, 1], s=size, color=colour, alpha=0.55 if len(x) > 500 else 0.8, linewidths=0)
+
+
+def _density(axes: Axes, data: Floats, box: Floats, theme: Theme) -> None:
+    cells = 160
+    counts, _, _ = np.histogram2d(data[:, 0], data[:, 1], bins=cells, range=box.T.tolist())
+    smooth = gaussian_filter(counts, 2.0)
+    top = smooth.max()
+    if top == 0:
+        return
+    shades = LinearSegmentedColormap.from_list("density", [theme.paper, theme.data])
+    (left, bottom), (right, upper) = box
+    # The root keeps thin parts of the density visible.
+    axes.imshow(
+        np.sqrt(smooth / top).T * 0.75,
+        extent=(left, right, bottom, upper),
+        origin="lower",
+        cmap=shades,
+        vmin=0,
+        vmax=1,
+        interpolation="bicubic",
+        zorder=0,
+    )
+
+
+def _time_colours(theme: Theme) -> Colormap:
+    return LinearSegmentedColormap.from_list("time", [theme.noise, theme.samples])
+
+
+def _time_key(axes: Axes, colours: Colormap, theme: Theme) -> None:
+    key = axes.inset_axes((0.0, 1.03, 0.28, 0.014))
+    key.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto")
+    key.set_axis_off()
+    for x, text, align in ((0.0, "noise", "left"), (0.28, "sample", "right")):
+        axes.text(x, 1.055, text, transform=axes.transAxes, ha=align, va="bottom", color=theme.muted, fontsize=_SMALL)
+
+
+def _plane(axes: Axes, box: Floats, theme: Theme) -> None:
+    (left, bottom), (right, top) = box
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_aspect("equal")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    _bare(axes, theme)
+
+
+def _bare(axes: Axes, theme: Theme) -> None:
+    """Leave of the frame a hairline below."""
+    axes.set_facecolor(theme.paper)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(theme.rule)
+    axes.tick_params(length=0, colors=theme.muted, labelsize=_SMALL, pad=4)
+
+
+def _title(axes: Axes, title: str, remark: str, theme: Theme) -> None:
+    axes.set_title(title, loc="left", color=theme.ink, fontsize=_TEXT, pad=8)
+    axes.set_title(remark, loc="right", color=theme.muted, fontsize=_SMALL, pad=8)
+
+
+def _images(x: Floats) -> Floats:
+    """Give ``[n, h, w, channels]`` for images ``[n, h, w]`` or ``[n, channels, h, w]``."""
+    images = x[:, None] if x.ndim == 3 else x
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.size == 0:
+        raise ValueError(f"images must be [n, h, w] or [n, 1 or 3, h, w], got {list(x.shape)}")
+    return images.transpose(0, 2, 3, 1).astype(np.float64)
+
+
+def _shown(images: Floats, limits: Limits) -> Floats:
+    """Give colours ``[n, h, w, 3]`` in [0, 1]; what is not finite is black."""
+    low, high = limits
+    scaled = np.clip((images - low) / max(high - low, 1e-12), 0, 1)
+    return np.broadcast_to(np.nan_to_num(scaled), (*images.shape[:3], 3))
+
+
+def _mosaic(images: Floats, columns: int) -> Floats:
+    """Give one image ``[rows * (h + gap) - gap, columns * (w + gap) - gap, 4]`` with a clear gap between tiles."""
+    n, h, w, _ = images.shape
+    rows = math.ceil(n / columns)
+    gap = _gap(w)
+    out = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, 4))
+    for k, image in enumerate(images):
+        top, left = (k // columns) * (h + gap), (k % columns) * (w + gap)
+        out[top : top + h, left : left + w, :3] = image
+        out[top : top + h, left : left + w, 3] = 1
+    return out
+
+
+def _gap(tile: int) -> int:
+    return max(1, tile // 14)
+
+
+def _scale(width: int, tile: int) -> int:
+    return max(1, min(int(WIDTH * DPI - 2 * _MARGIN) // width, _MAX_TILE // tile))
+
+
+def _picture(mosaic: Floats, *, tile: int, labels: Mapping[int, str], theme: Theme) -> bytes:
+    """Draw a mosaic enlarged a whole number of times, so that pixels stay sharp, under labels at its columns."""
+    scale = _scale(mosaic.shape[1], tile)
+    pixels = mosaic.repeat(scale, 0).repeat(scale, 1)
+    band = _BAND if labels else 0
+    width, height = pixels.shape[1] + 2 * _MARGIN, pixels.shape[0] + 2 * _MARGIN + band
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=theme.paper)
+    figure.figimage(pixels, xo=_MARGIN, yo=_MARGIN)
+    for left, text in labels.items():
+        x, y = (_MARGIN + left * scale) / width, (_MARGIN + pixels.shape[0] + 18) / height
+        figure.text(x, y, text, color=theme.ink, fontsize=_TEXT, ha="left", va="bottom")
+    return _png(figure)

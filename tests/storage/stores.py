@@ -1,0 +1,63 @@
+"""Small trajectory stores whose values tell which row and time they belong to."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from storage.specs import TrajectoryPlan
+from storage.trajectories import Floats, TrajectoryStore
+
+PLAN = TrajectoryPlan(
+    dim=(2,),
+    times=(0.0, 0.3, 0.55, 0.9),
+    chunk_rows=4,
+    dtype="float32",
+    codec="none",
+    interpolant="linear",
+    grid="uniform",
+    solver="euler",
+    seed=7,
+    sub_batch=2,
+    velocity="0" * 32,
+)
+
+
+def plan_of(**changes: object) -> TrajectoryPlan:
+    return replace(PLAN, **changes)  # type: ignore[arg-type]
+
+
+def values(plan: TrajectoryPlan, chunk: int) -> Floats:
+    """Give the trajectories of a chunk; the first coordinate is the row, the others are the time's index."""
+    x = np.empty((plan.chunk_rows, len(plan.times), *plan.dim), plan.dtype)
+    x[...] = np.arange(len(plan.times)).reshape(1, -1, *[1] * len(plan.dim))
+    rows = np.arange(chunk * plan.chunk_rows, (chunk + 1) * plan.chunk_rows)
+    x[(slice(None), slice(None), *[0] * len(plan.dim))] = rows[:, None]
+    return x
+
+
+def filled(
+    folder: Path, *, rows: int, plan: TrajectoryPlan = PLAN, chunks: Iterable[int] | None = None
+) -> TrajectoryStore:
+    """Give a store with some chunks committed, all of them unless told otherwise, in which case it is not sealed."""
+    store = TrajectoryStore.create(folder / "trajectories.zarr", plan, rows=rows)
+    for chunk in range(store.grid(rows).count) if chunks is None else chunks:
+        store.write_chunk(chunk, values(plan, chunk))
+    if chunks is None:
+        store.seal(rows=rows)
+    return store
+
+
+def chunk_file(store: TrajectoryStore, chunk: int) -> Path:
+    return store.path / "x" / "c" / str(chunk) / "/".join("0" * (1 + len(store.plan.dim)))
+
+
+def record_file(store: TrajectoryStore, chunk: int) -> Path:
+    return store.ledger.folder / "commits" / f"{chunk:08d}.json"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Give every file's time of change and content, by its path inside a folder, in order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}

@@ -1,0 +1,54 @@
+"""Numbers with standard errors, and the points behind them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tasks.evaluation.distance import Distance, points, repeated, squared_distances, two_sides
+
+
+def test_repetitions_give_their_mean_and_the_error_of_the_mean() -> None:
+    found = repeated("w2", [1.0, 2.0, 3.0, 6.0], n=50)
+    deviation = math.sqrt((4 + 1 + 0 + 9) / 3)
+    assert found == Distance(name="w2", value=3.0, standard_error=deviation / 2, n=50)
+
+
+def test_one_repetition_has_no_standard_error() -> None:
+    with pytest.raises(ValueError, match="w2 needs at least 2 repetitions"):
+        repeated("w2", [1.0], n=50)
+
+
+@pytest.mark.parametrize(
+    "change", [{"value": math.nan}, {"standard_error": -1.0}, {"standard_error": math.nan}, {"n": 0}]
+)
+def test_a_distance_out_of_range_is_refused(change: dict[str, float]) -> None:
+    fields = {"value": 1.0, "standard_error": 0.1, "n": 3} | change
+    with pytest.raises(ValueError, match="w2"):
+        Distance(name="w2", value=fields["value"], standard_error=fields["standard_error"], n=int(fields["n"]))
+
+
+def test_points_are_flattened_to_float64() -> None:
+    images = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    assert points(images).shape == (2, 12)
+    assert points(images).dtype == np.float64
+    assert points(np.ones(5)).shape == (5, 1)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((0, 2)), np.float64(1.0), np.array([[1.0, math.inf]]), np.array([math.nan])])
+def test_points_that_are_none_or_not_finite_are_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="points must be"):
+        points(np.asarray(bad))
+
+
+def test_sides_of_two_dimensions_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 2 and 3"):
+        two_sides(np.zeros((4, 2)), np.zeros((4, 3)))
+
+
+def test_squared_distances_equal_the_sums_of_squared_differences() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(1e4, 1, (7, 3)), rng.normal(1e4, 1, (5, 3))
+    direct = ((x[:, None] - y) ** 2).sum(2)
+    # Far from the origin: without centring the product would cancel to about 1e-16 * 1e8 * 3.
+    np.testing.assert_allclose(squared_distances(x, y), direct, atol=1e-12)

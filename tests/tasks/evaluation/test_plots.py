@@ -1,0 +1,163 @@
+"""Pictures: their size, their paper, and that what is drawn is what was given."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.evaluation import plots
+from tasks.evaluation.plots import DARK, DPI, LIGHT, WIDTH, Theme
+
+RNG = np.random.default_rng(0)
+PLANE = RNG.standard_normal((120, 2))
+IMAGES = RNG.random((70, 8, 8))
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def colour(text: str) -> list[int]:
+    return [int(text[k : k + 2], 16) for k in (1, 3, 5)]
+
+
+def has_colour(picture: np.ndarray, text: str) -> bool:
+    return bool((abs(picture.astype(int) - colour(text)).max(2) <= 2).any())
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_every_picture_lies_on_the_paper_of_its_theme(theme: Theme) -> None:
+    drawn = [
+        plots.scatter_pair(PLANE, PLANE + 0.1, theme=theme),
+        plots.trajectories_2d(RNG.standard_normal((5, 4, 2)), PLANE, theme=theme),
+        plots.loss_curves({"velocity": ([0, 10, 20], [1.0, 0.5, 0.4])}, theme=theme),
+        plots.marginals(PLANE, PLANE + 0.1, theme=theme),
+        plots.image_grid_pair(IMAGES, IMAGES[::-1], theme=theme),
+    ]
+    for png in drawn:
+        assert pixels(png)[2, 2].tolist() == colour(theme.paper)
+
+
+def test_the_full_width_is_the_width_of_a_page() -> None:
+    square = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    height, width, _ = pixels(plots.scatter_pair(square, square)).shape
+    assert width == WIDTH * DPI
+    # A square box: half the width less the labels' half inch, and 0.7 inches for title and labels.
+    assert height == (WIDTH / 2 - 0.5 + 0.7) * DPI
+    assert pixels(plots.scatter(square)).shape[1] == WIDTH * DPI / 2
+
+
+def test_both_sides_of_a_pair_are_drawn_in_their_colours() -> None:
+    picture = pixels(plots.scatter_pair(PLANE[:9] * 3, PLANE[:9]))
+    middle = picture.shape[1] // 2
+    # Dots are translucent, so compare hues: data are blue, samples are red.
+    left, right = (side.reshape(-1, 3).astype(int) for side in (picture[:, :middle], picture[:, middle:]))
+    assert (left[:, 2] - left[:, 0]).max() > 20
+    assert (right[:, 0] - right[:, 2]).max() > 60
+    assert (left[:, 0] - left[:, 2]).max() < 20
+
+
+def test_equal_arguments_give_equal_bytes() -> None:
+    assert plots.scatter_pair(PLANE, PLANE) == plots.scatter_pair(PLANE.copy(), PLANE.copy())
+
+
+def test_trajectories_end_in_the_colour_of_samples() -> None:
+    states = np.linspace(RNG.standard_normal((6, 2)), RNG.standard_normal((6, 2)) + 3, 5, axis=1)
+    assert has_colour(pixels(plots.trajectories_2d(states, PLANE)), LIGHT.samples)
+
+
+def test_points_out_of_the_plane_are_refused() -> None:
+    space = np.zeros((5, 3))
+    with pytest.raises(ValueError, match="plane, got dimension 3"):
+        plots.scatter_pair(space, space)
+    with pytest.raises(ValueError, match="plane, got dimension 3"):
+        plots.trajectories_2d(np.zeros((2, 4, 3)), space)
+
+
+@pytest.mark.parametrize("d", [1, 2, 4, 9])
+def test_marginals_show_any_dimension(d: int) -> None:
+    data, samples = RNG.standard_normal((50, d)), RNG.standard_normal((40, d))
+    picture = pixels(plots.marginals(data, samples))
+    assert picture.shape[1] == WIDTH * DPI
+    assert has_colour(picture, LIGHT.samples)
+    assert pixels(plots.histograms(samples)).shape == picture.shape
+
+
+def test_a_constant_coordinate_has_a_histogram() -> None:
+    assert pixels(plots.marginals(np.ones((5, 1)), np.ones((5, 1)))).size
+
+
+def test_images_are_enlarged_a_whole_number_of_times_and_stay_sharp() -> None:
+    picture = pixels(plots.image_grid(IMAGES[:1] * 0 + np.eye(8), limits=(0, 1)))
+    scale = plots._MAX_TILE // 8
+    margin = plots._MARGIN
+    assert picture.shape[:2] == (8 * scale + 2 * margin, 8 * scale + 2 * margin)
+    tile = picture[margin:-margin:scale, margin:-margin:scale, 0]
+    np.testing.assert_array_equal(tile, 255 * np.eye(8))
+    np.testing.assert_array_equal(picture[margin:-margin, margin:-margin, 0], tile.repeat(scale, 0).repeat(scale, 1))
+
+
+def test_values_beyond_the_limits_are_clipped_and_the_default_limits_are_those_of_the_data() -> None:
+    data, samples = np.zeros((64, 8, 8)), np.full((64, 8, 8), 9.0)
+    data[:, 0, 0], samples[:, 0, 0], samples[:, 0, 1] = 2.0, -5.0, 1.0
+    picture = pixels(plots.image_grid_pair(data, samples))
+    scale, top = plots._scale(2 * 71 + 5, 8), plots._MARGIN + plots._BAND
+    right = plots._MARGIN + scale * (71 + 5)  # behind 8 columns, the 7 gaps between them, and that between the sides
+    assert picture[top, plots._MARGIN].tolist() == [255] * 3
+    assert picture[top + scale, plots._MARGIN].tolist() == [0] * 3
+    shades = [int(picture[top + 1, right + k * scale + 1, 0]) for k in range(3)]
+    assert shades == [0, 127, 255]
+
+
+def test_colour_images_keep_their_channels() -> None:
+    red = np.zeros((2, 3, 4, 4))
+    red[:, 0] = 1.0
+    assert has_colour(pixels(plots.image_grid_pair(red, red, limits=(0, 1))), "#ff0000")
+
+
+def test_a_grid_pair_of_unequal_numbers_leaves_paper() -> None:
+    few, many = pixels(plots.image_grid_pair(IMAGES[:64], IMAGES[:3])), pixels(plots.image_grid_pair(IMAGES, IMAGES))
+    assert few.shape == many.shape
+
+
+def test_a_strip_shows_nine_times_from_first_to_last() -> None:
+    states = np.zeros((3, 31, 8, 8))
+    states[:, -1] = 1.0
+    states[:, -1, 0, 0] = 0.0
+    picture = pixels(plots.image_strip(states, np.linspace(0, 1, 31)))
+    scale = plots._MAX_TILE // 8
+    assert picture.shape[1] == 2 * plots._MARGIN + scale * (9 * 8 + 8)
+    assert picture.shape[0] == 2 * plots._MARGIN + plots._BAND + scale * (3 * 8 + 2)
+    inside = plots._MARGIN + plots._BAND + scale * 4
+    assert picture[inside, plots._MARGIN + scale * 4].tolist() == [0] * 3
+    assert picture[inside, -plots._MARGIN - scale * 4].tolist() == [255] * 3
+
+
+def test_a_strip_of_few_times_shows_them_all() -> None:
+    picture = pixels(plots.image_strip(np.zeros((1, 2, 8, 8)), np.array([0.0, 1.0]), limits=(0, 1)))
+    assert picture.shape[1] == 2 * plots._MARGIN + plots._MAX_TILE // 8 * (2 * 8 + 1)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 8, 8), (4, 8), (0, 8, 8)])
+def test_what_is_no_image_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="images must be"):
+        plots.image_grid_pair(np.zeros(shape), np.zeros(shape), limits=(0, 1))
+
+
+def test_losses_of_any_sign_and_length_are_drawn() -> None:
+    curves = {
+        "falling": (list(range(200)), list(np.exp(-np.arange(200) / 20))),
+        "negative": ([0, 1, 2], [-1.0, -2.0, 0.0]),
+        "single": ([5], [0.3]),
+    }
+    assert pixels(plots.loss_curves(curves)).shape == (2.6 * DPI, WIDTH * DPI, 3)
+
+
+def test_missing_or_broken_curves_are_refused() -> None:
+    with pytest.raises(ValueError, match="got none"):
+        plots.loss_curves({})
+    with pytest.raises(ValueError, match="'velocity' needs as many losses as steps, got 1 and 2"):
+        plots.loss_curves({"velocity": ([1, 2], [0.5])})

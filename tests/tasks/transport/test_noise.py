@@ -1,0 +1,136 @@
+"""Source noise: the published generator, one row at a time, standard normal, and independent wherever it should be."""
+
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kstest
+from torch import Tensor
+
+from tasks.transport import noise
+from tasks.transport.noise import DATA, FRESH_DATA, SAMPLES, TRAINING, TRAJECTORIES, standard_normal, uniform
+
+ROWS = 20_000
+MASK = 2**64 - 1
+
+
+def philox(counter: int, key: tuple[int, int]) -> Iterator[int]:
+    """Four words of Philox4x64-10, written from the paper (Salmon et al., SC 2011, section 4.3)."""
+    k0, k1 = key
+    c0, c1, c2, c3 = ((counter >> 64 * j) & MASK for j in range(4))
+    for _ in range(10):
+        p0, p1 = 0xD2E7470EE14C6C93 * c0, 0xCA5A826395121157 * c2
+        c0, c1, c2, c3 = (p1 >> 64) ^ c1 ^ k0, p1 & MASK, (p0 >> 64) ^ c3 ^ k1, p0 & MASK
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & MASK, (k1 + 0xBB67AE8584CAA73B) & MASK
+    yield from (c0, c1, c2, c3)
+
+
+def normals(seed: int, *, stream: int = TRAJECTORIES, dim: tuple[int, ...] = (2,)) -> Tensor:
+    return standard_normal(seed, 0, ROWS, dim, stream=stream)
+
+
+def test_the_test_own_philox_passes_the_published_known_answer() -> None:
+    assert list(philox(0, (0, 0))) == [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 10), st.integers(0, 2**40), st.integers(1, 9))
+def test_a_row_is_its_own_stretch_of_philox(seed: int, stream: int, row: int, size: int) -> None:
+    counters = (size + 3) // 4
+    first = row * counters + 1  # numpy counts up before it draws
+    words = [word for j in range(counters) for word in philox(first + j, (seed, stream))]
+    expected = [((word >> 12) + 0.5) / 2**52 for word in words[:size]]
+    assert uniform(seed, row, row + 1, size, stream=stream)[0].tolist() == expected
+
+
+@given(
+    st.sampled_from([(), (1,), (2,), (3,), (8,), (5, 7)]), st.lists(st.integers(0, 300), max_size=6), st.integers(0, 99)
+)
+def test_noise_does_not_depend_on_how_rows_are_cut(dim: tuple[int, ...], cuts: list[int], seed: int) -> None:
+    whole = standard_normal(seed, 0, 300, dim, stream=TRAJECTORIES)
+    edges = [0, *sorted(cuts), 300]
+    parts = [standard_normal(seed, a, b, dim, stream=TRAJECTORIES) for a, b in pairwise(edges)]
+    assert whole.shape == (300, *dim)
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_an_empty_range_has_no_rows() -> None:
+    assert standard_normal(0, 5, 5, (3, 2), stream=TRAJECTORIES).shape == (0, 3, 2)
+    assert uniform(0, 5, 5, 4, stream=TRAJECTORIES).shape == (0, 4)
+
+
+def test_noise_leaves_the_global_generators_alone() -> None:
+    before = torch.get_rng_state(), str(np.random.get_state())
+    normals(1)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert str(np.random.get_state()) == before[1]
+
+
+@pytest.mark.parametrize("dim", [(1,), (2,), (3,)])
+def test_every_column_is_standard_normal(dim: tuple[int, ...]) -> None:
+    for column in normals(11, dim=dim).T:
+        # seeded, so the level only says how unlucky this seed may look
+        assert kstest(column.numpy(), "norm").pvalue > 1e-3
+        assert abs(float((column**4).mean()) - 3) < 5 * (96 / ROWS) ** 0.5  # Var z^4 = 96
+
+
+def test_uniforms_are_uniform() -> None:
+    for column in uniform(11, 0, ROWS, 5, stream=DATA).T:
+        assert kstest(column.numpy(), "uniform").pvalue > 1e-3
+
+
+def assert_uncorrelated(a: Tensor, b: Tensor) -> None:
+    """Also in their squares, which a Box-Muller pair that shares its radius would betray."""
+    bound = 5 / a.numel() ** 0.5
+    assert abs(float((a * b).mean())) < bound
+    assert abs(float(((a**2 - 1) * (b**2 - 1)).mean()) / 2) < bound
+
+
+def test_neighbours_in_a_row_and_neighbouring_rows_are_not_correlated() -> None:
+    z = normals(5, dim=(4,))
+    for i, j in combinations(range(4), 2):
+        assert_uncorrelated(z[:, i], z[:, j])
+    for lag in (1, 2, 3):
+        assert_uncorrelated(z[lag:], z[:-lag])
+        assert_uncorrelated(z[lag:, 0], z[:-lag, 3])
+
+
+def test_streams_and_seeds_that_differ_give_uncorrelated_noise() -> None:
+    laws = [normals(seed, stream=stream) for seed in (0, 1, 2) for stream in (TRAJECTORIES, SAMPLES, TRAINING)]
+    for a, b in combinations(laws, 2):
+        assert_uncorrelated(a, b)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**53, 2**63 - 2, 2**63, 2**64 - 2])
+def test_neighbouring_seeds_differ_however_large(seed: int) -> None:
+    a, b = (uniform(s, 0, 100, 4, stream=TRAJECTORIES) for s in (seed, seed + 1))
+    assert not (a == b).any()
+
+
+def test_no_two_uses_share_a_stream() -> None:
+    used = [TRAJECTORIES, SAMPLES, TRAINING, 2 * DATA, 2 * DATA + 1, 2 * FRESH_DATA, 2 * FRESH_DATA + 1]
+    assert len(set(used)) == len(used)
+
+
+@pytest.mark.parametrize("word", [0, MASK])
+def test_the_extreme_words_give_uniforms_inside_and_finite_normals(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def constant(seed: int, start: int, stop: int, size: int, *, stream: int) -> npt.NDArray[Any]:
+        return np.full((stop - start, size), word, np.uint64)
+
+    monkeypatch.setattr(noise, "_words", constant)
+    u = uniform(0, 0, 1, 4, stream=0)
+    assert (u > 0).all()
+    assert (u < 1).all()
+    z = standard_normal(0, 0, 1, (4,), stream=0)
+    assert (z.abs() <= (106 * torch.tensor(2.0, dtype=torch.float64).log()).sqrt()).all()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"seed must be in \[0, 2\^64\), got {seed}"):
+        uniform(seed, 0, 1, 1, stream=TRAJECTORIES)
