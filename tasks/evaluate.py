@@ -143,7 +143,7 @@ def _measure(comparison: Comparison, *, dim: tuple[int, ...], seed: int, progres
     measures: dict[str, Callable[[Floats, Floats], float]] = {
         "w2": wasserstein,
         "sliced_w2": lambda x, y: sliced_wasserstein(x, y, projections=PROJECTIONS, seed=seed),
-        "sinkhorn": lambda x, y: sinkhorn(x[:SINKHORN_POINTS], y[:SINKHORN_POINTS]),
+        "sinkhorn": sinkhorn,
     }
     if image_shape(dim):
         measures["frechet_pixel"] = _frechet
@@ -156,7 +156,8 @@ def _measure(comparison: Comparison, *, dim: tuple[int, ...], seed: int, progres
             done += 1
             progress(done, comparison.size * len(measures), f"distances, {name}")
 
-        found.append(measure(name, distance, comparison, told=told))
+        sets = comparison.first(SINKHORN_POINTS) if name == "sinkhorn" else comparison
+        found.append(measure(name, distance, sets, told=told))
     return found
 
 

@@ -102,12 +102,11 @@ def train_velocity(request: VelocityRequest, group: Group) -> None:
         request.velocity.network, store.dim, seed=request.seed, interpolant=kind, data_std=store.std
     )
     state = resume(denoiser, spec, request.place)
-    wrapped = group.wrap(denoiser)
     interpolant, size = Interpolant(kind), float(torch.Size(store.dim).numel())
 
     def loss(batch: MatchingBatch) -> Tensor:
         rows = denoiser_matching_loss(
-            wrapped, interpolant=interpolant, t=batch.t, x0=batch.x0, x1=batch.x1, data_std=store.std
+            denoiser, interpolant=interpolant, t=batch.t, x0=batch.x0, x1=batch.x1, data_std=store.std
         )
         return rows.mean() / size
 

@@ -131,7 +131,7 @@ _ABOUT = {
     "w2_ratio": "one-step samples against fresh data, over two fresh samples of the data",
     "w2": "exact 2-Wasserstein distance to fresh data",
     "sliced_w2": f"2-Wasserstein distance over {PROJECTIONS} random directions",
-    "sinkhorn": f"root of the debiased Sinkhorn divergence, {SINKHORN_POINTS} points a side",
+    "sinkhorn": "root of the debiased Sinkhorn divergence",
     "frechet_pixel": "Frechet distance of raw pixels, Gaussians fitted to both sides",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^-d",
     "budget.fit": "one-step map against the solver's end states, root mean square",

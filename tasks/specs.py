@@ -248,7 +248,7 @@ class GeneratorSpec:
     clip: float = 1.0
     full_span_share: float = 0.5  # share of pairs that span (0, T), the pair used for sampling
     semigroup: float = 0.0  # weight of the semigroup penalty; 0: none
-    pairs_per_row: int = 8  # pairs drawn from a trajectory each time its chunk is read
+    pairs_per_row: int = 4  # pairs drawn from a trajectory each time its chunk is read
     warm_start: bool = False  # begin at the velocity network's own step
 
     def __post_init__(self) -> None:

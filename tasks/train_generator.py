@@ -100,11 +100,10 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         world=group.world,
         place=Place(**state.place),
     )
-    wrapped = group.wrap(generator)
     size = float(torch.Size(store.plan.dim).numel())
 
     def loss(batch: TorchPairs) -> Tensor:
-        return characteristic_fitting_loss(wrapped, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s).mean() / size
+        return characteristic_fitting_loss(generator, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s).mean() / size
 
     model_spec = {
         "kind": "generator",

@@ -24,8 +24,9 @@ class Npz:
         if not path.is_file():
             raise InputError(f"dataset.path {str(path)!r} is no file; it must be an .npz archive with an array x")
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files if name in ("x", "label")}
+            # opened here, since NumPy leaves the file open where the archive is damaged
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {name: np.asarray(archive[name]) for name in archive.files if name in ("x", "label")}
         except _UNREADABLE as error:
             raise InputError(f"dataset.path {str(path)!r} cannot be read as an .npz archive: {error}") from error
         if "x" not in arrays:

@@ -7,7 +7,7 @@ errors come from a jackknife that leaves out one repetition, a set of each side,
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from statistics import fmean
 
@@ -38,6 +38,13 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.repetitions < 3:
             raise ValueError(f"evaluation.repeats must be at least 3 for a standard error, got {self.repetitions}")
+
+    def first(self, n: int) -> "Comparison":
+        """Give the same comparison of the first ``n`` points of each set."""
+        across, within = (
+            tuple(replace(pair, x=pair.x[:n], y=pair.y[:n]) for pair in pairs) for pairs in (self.across, self.within)
+        )
+        return Comparison(across=across, within=within, repetitions=self.repetitions)
 
     @property
     def size(self) -> int:

@@ -21,7 +21,8 @@ def memorised_fraction(samples: Floats, data: Floats, *, ratio: float = 1 / 3) -
 
     The search is exact. Equal rows of ``data [m, *dim]`` count as one point: otherwise the two nearest of a copied
     duplicate would tie and the copy would pass. Near-duplicates are not merged, so the share is then a lower bound.
-    Costs n m d multiplications and some 100 MiB beyond copies of the data. No randomness.
+    Where data lie evenly in d (intrinsic) dimensions, chance alone gives about ``ratio`` to the power d: 11 % in the
+    plane. Costs n m d multiplications and some 100 MiB beyond copies of the data. No randomness.
 
     Raises:
         ValueError: the data have fewer than two distinct points, ``ratio`` is not in (0, 1], or shapes do not fit.

@@ -18,12 +18,11 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from scipy.ndimage import gaussian_filter, uniform_filter1d
 
 from tasks.evaluation.distance import Floats, two_sides
+from tasks.evaluation.mosaic import Limits, channels_last, gap, mosaic, shades
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps and losses
-Limits = tuple[float, float]  # the values shown black and white
 
 DPI = 200
 WIDTH = 8.0  # of every figure but the images', in inches
@@ -166,13 +165,13 @@ def image_grid_pair(
         ValueError: images have other than 1 or 3 channels, or no image is there.
     """
     count = _PAIR_COLUMNS**2
-    left, right = _images(data[:count]), _images(samples[:count])
+    left, right = channels_last(data[:count]), channels_last(samples[:count])
     limits = limits or (float(left.min()), float(left.max()))
-    sides = [_mosaic(_shown(each, limits), _PAIR_COLUMNS) for each in (left, right)]
-    height, gap = max(len(side) for side in sides), left.shape[2] // 2 + 1
-    padded = [np.pad(side, ((0, height - len(side)), (0, gap), (0, 0))) for side in sides]
+    sides = [mosaic(shades(each, limits), _PAIR_COLUMNS) for each in (left, right)]
+    height, between = max(len(side) for side in sides), left.shape[2] // 2 + 1
+    padded = [np.pad(side, ((0, height - len(side)), (0, between), (0, 0))) for side in sides]
     labels = {0: titles[0], padded[0].shape[1]: titles[1]}
-    return _picture(np.concatenate(padded, 1)[:, :-gap], tile=left.shape[2], labels=labels, theme=theme)
+    return _picture(np.concatenate(padded, 1)[:, :-between], tile=left.shape[2], labels=labels, theme=theme)
 
 
 def image_grid(x: Floats, *, limits: Limits | None = None, theme: Theme = LIGHT) -> bytes:
@@ -181,10 +180,10 @@ def image_grid(x: Floats, *, limits: Limits | None = None, theme: Theme = LIGHT)
     ``limits`` are the values shown black and white, by default the least and greatest there are. Raises ``ValueError``
     as :func:`image_grid_pair` does.
     """
-    x = _images(x[:MAX_IMAGES])
+    x = channels_last(x[:MAX_IMAGES])
     limits = limits or (float(x.min()), float(x.max()))
-    mosaic = _mosaic(_shown(x, limits), math.ceil(math.sqrt(len(x))))
-    return _picture(mosaic, tile=x.shape[2], labels={}, theme=theme)
+    tiles = mosaic(shades(x, limits), math.ceil(math.sqrt(len(x))))
+    return _picture(tiles, tile=x.shape[2], labels={}, theme=theme)
 
 
 def image_strip(states: Floats, t: Floats, *, limits: Limits | None = None, theme: Theme = LIGHT) -> bytes:
@@ -195,12 +194,12 @@ def image_strip(states: Floats, t: Floats, *, limits: Limits | None = None, them
     """
     chosen = np.unique(np.linspace(0, len(t) - 1, min(_STRIP_TIMES, len(t))).round().astype(int))
     frames = states[:, chosen]
-    images = _images(frames.reshape(-1, *frames.shape[2:]))
+    images = channels_last(frames.reshape(-1, *frames.shape[2:]))
     last = images[len(chosen) - 1 :: len(chosen)]
     limits = limits or (float(last.min()), float(last.max()))
-    mosaic, tile = _mosaic(_shown(images, limits), len(chosen)), images.shape[2]
-    left = {k * (tile + _gap(tile)): f"{t[time]:.3g}" for k, time in enumerate(chosen)}
-    return _picture(mosaic, tile=tile, labels=left | {0: f"t = {left[0]}"}, theme=theme)
+    tiles, tile = mosaic(shades(images, limits), len(chosen)), images.shape[2]
+    left = {k * (tile + gap(tile)): f"{t[time]:.3g}" for k, time in enumerate(chosen)}
+    return _picture(tiles, tile=tile, labels=left | {0: f"t = {left[0]}"}, theme=theme)
 
 
 def loss_curves(curves: Mapping[str, Curve], *, theme: Theme = LIGHT) -> bytes:
@@ -224,7 +223,7 @@ def loss_curves(curves: Mapping[str, Curve], *, theme: Theme = LIGHT) -> bytes:
 def _curve(axes: Axes, name: str, steps: Floats, loss: Floats, theme: Theme) -> None:
     if not steps.size or steps.shape != loss.shape:
         raise ValueError(f"curve {name!r} needs as many losses as steps, got {loss.size} and {steps.size}")
-    smooth = uniform_filter1d(loss, max(1, len(loss) // 40), mode="nearest")
+    smooth = _running_mean(loss, max(1, len(loss) // 40))
     axes.plot(steps, loss, color=theme.data, linewidth=0.6, alpha=0.5)
     axes.plot(steps, smooth, color=theme.samples, linewidth=1.4, marker="o" if len(steps) == 1 else "")
     if smooth.min() > 0 and loss.min() > 0 and smooth.max() > 5 * smooth.min():
@@ -323,7 +322,9 @@ def _dots(axes: Axes, x: Floats, colour: str) -> None:
 def _density(axes: Axes, data: Floats, box: Floats, theme: Theme) -> None:
     cells = 160
     counts, _, _ = np.histogram2d(data[:, 0], data[:, 1], bins=cells, range=box.T.tolist())
-    smooth = gaussian_filter(counts, 2.0)
+    smooth: Floats = counts
+    for _ in range(2):  # two passes of 5 cells blur like a Gaussian of deviation 2
+        smooth = _running_mean(_running_mean(smooth, 5).T, 5).T
     top = smooth.max()
     if top == 0:
         return
@@ -340,6 +341,12 @@ def _density(axes: Axes, data: Floats, box: Floats, theme: Theme) -> None:
         interpolation="bicubic",
         zorder=0,
     )
+
+
+def _running_mean(x: Floats, width: int) -> Floats:
+    """Give the mean of ``width`` values about each along the first axis, the end values repeated beyond the ends."""
+    sides = [(width // 2, (width - 1) // 2), *[(0, 0)] * (x.ndim - 1)]
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(np.pad(x, sides, mode="edge"), width, axis=0).mean(-1))
 
 
 def _time_colours(theme: Theme) -> Colormap:
@@ -379,46 +386,14 @@ def _title(axes: Axes, title: str, remark: str, theme: Theme) -> None:
     axes.set_title(remark, loc="right", color=theme.muted, fontsize=_SMALL, pad=8)
 
 
-def _images(x: Floats) -> Floats:
-    """Give ``[n, h, w, channels]`` for images ``[n, h, w]`` or ``[n, channels, h, w]``."""
-    images = x[:, None] if x.ndim == 3 else x
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.size == 0:
-        raise ValueError(f"images must be [n, h, w] or [n, 1 or 3, h, w], got {list(x.shape)}")
-    return images.transpose(0, 2, 3, 1).astype(np.float64)
-
-
-def _shown(images: Floats, limits: Limits) -> Floats:
-    """Give colours ``[n, h, w, 3]`` in [0, 1]; what is not finite is black."""
-    low, high = limits
-    scaled = np.clip((images - low) / max(high - low, 1e-12), 0, 1)
-    return np.broadcast_to(np.nan_to_num(scaled), (*images.shape[:3], 3))
-
-
-def _mosaic(images: Floats, columns: int) -> Floats:
-    """Give one image ``[rows * (h + gap) - gap, columns * (w + gap) - gap, 4]`` with a clear gap between tiles."""
-    n, h, w, _ = images.shape
-    rows = math.ceil(n / columns)
-    gap = _gap(w)
-    out = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, 4))
-    for k, image in enumerate(images):
-        top, left = (k // columns) * (h + gap), (k % columns) * (w + gap)
-        out[top : top + h, left : left + w, :3] = image
-        out[top : top + h, left : left + w, 3] = 1
-    return out
-
-
-def _gap(tile: int) -> int:
-    return max(1, tile // 14)
-
-
 def _scale(width: int, tile: int) -> int:
     return max(1, min(int(WIDTH * DPI - 2 * _MARGIN) // width, _MAX_TILE // tile))
 
 
-def _picture(mosaic: Floats, *, tile: int, labels: Mapping[int, str], theme: Theme) -> bytes:
+def _picture(tiles: Floats, *, tile: int, labels: Mapping[int, str], theme: Theme) -> bytes:
     """Draw a mosaic enlarged a whole number of times, so that pixels stay sharp, under labels at its columns."""
-    scale = _scale(mosaic.shape[1], tile)
-    pixels = mosaic.repeat(scale, 0).repeat(scale, 1)
+    scale = _scale(tiles.shape[1], tile)
+    pixels = tiles.repeat(scale, 0).repeat(scale, 1)
     band = _BAND if labels else 0
     width, height = pixels.shape[1] + 2 * _MARGIN, pixels.shape[0] + 2 * _MARGIN + band
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=theme.paper)

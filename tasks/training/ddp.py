@@ -7,13 +7,14 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch import distributed as dist
 
 from storage.journal import read_journal
 from tasks.specs import Progress, TrainingPlace
@@ -89,12 +90,22 @@ def _enter(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     context = train.get_context()
-    group = Group(rank=context.get_world_rank(), world=context.get_world_size(), wrap=_wrap)
+    group = Group(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        average=partial(_average, context.get_world_size()),
+    )
     config["worker"](config["request"], group)
 
 
-def _wrap(model: nn.Module) -> nn.Module:
-    return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+def _average(world: int, parameters: Sequence[Tensor]) -> None:
+    """Average gradients in one exchange; for networks of this size quicker than a wrapper's buckets, and to import."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world
+    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 class _Follower:

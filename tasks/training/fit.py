@@ -1,6 +1,7 @@
 """One worker's training from its newest checkpoint to the published weights, the same for both networks."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from storage.models import publish_model, read_model
 from tasks.specs import OptimiserSpec, TrainingPlace
 from tasks.training.checkpoint import restore, to_checkpoint, weights_to_bytes
 from tasks.training.group import Group
-from tasks.training.loop import TrainingState, begin, train
+from tasks.training.loop import Log, TrainingState, begin, train
 
 Batch = TypeVar("Batch")
 
@@ -44,23 +45,31 @@ def fit(
     group: Group,
 ) -> None:
     """Train to the end; rank 0 alone writes journal, checkpoints and, last, the averaged weights as the model."""
-    every = max(1, spec.steps // _CHECKPOINTS)
-    if group.rank:
-        train(state, batches, loss, spec, place=stream_place, log=_ignore, checkpoint=_ignore, every=every)
-        return
     folder = CheckpointFolder(place.checkpoints)
-    with Journal(place.journal, step=state.step) as journal:
+    with ExitStack() as stack:
+        log: Log = _ignore
+        checkpoint: Callable[[TrainingState], None] = _ignore
+        if group.rank == 0:
+            log = stack.enter_context(Journal(place.journal, step=state.step)).append
+
+            def checkpoint(reached: TrainingState) -> None:
+                folder.save(to_checkpoint(reached))
+
         train(
             state,
             batches,
             loss,
             spec,
+            average=group.average,
             place=stream_place,
-            log=journal.append,
-            checkpoint=lambda s: folder.save(to_checkpoint(s)),
-            every=every,
+            log=log,
+            checkpoint=checkpoint,
+            every=max(1, spec.steps // _CHECKPOINTS),
         )
-    publish_model(place.folder, spec={**model_spec, "key": place.key}, weights=weights_to_bytes(state.average.weights))
+    if group.rank == 0:
+        publish_model(
+            place.folder, spec={**model_spec, "key": place.key}, weights=weights_to_bytes(state.average.weights)
+        )
 
 
 def _ignore(_: object) -> None:

@@ -1,20 +1,20 @@
 """A worker's place among those that train one network together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rank ``rank`` of ``world``; ``wrap`` gives a module whose gradients are averaged over the group."""
+    """Rank ``rank`` of ``world``; ``average`` makes gradients their means over the group."""
 
     rank: int
     world: int
-    wrap: Callable[[nn.Module], nn.Module]
+    average: Callable[[Sequence[Tensor]], None]
 
 
 def alone() -> Group:
     """Give the group of one worker, which needs no engine."""
-    return Group(rank=0, world=1, wrap=lambda model: model)
+    return Group(rank=0, world=1, average=lambda _: None)

@@ -5,7 +5,7 @@ Everything random is a function of (seed, step, rank), so a state of tensors and
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -73,6 +73,7 @@ def train(
     loss: Callable[[Batch], Tensor],
     spec: OptimiserSpec,
     *,
+    average: Callable[[Sequence[Tensor]], None],
     place: Callable[[], dict[str, int]],
     log: Log,
     checkpoint: Callable[[TrainingState], None],
@@ -83,8 +84,9 @@ def train(
     Args:
         state: changed in place.
         batches: this rank's part of each global batch, from ``state.place`` on.
-        loss: mean over a batch, 0-d; gradients are averaged over ranks by the model's own wrapper.
+        loss: mean over this rank's batch, 0-d.
         spec: the knobs.
+        average: replaces gradients by their means over all ranks.
         place: where ``batches`` stands after the batch last taken.
         log: called about once a second with step, mean loss since the last call, rate and share of time spent waiting.
         checkpoint: called every ``every`` steps and at the end.
@@ -105,6 +107,7 @@ def train(
         state.optimiser.zero_grad(set_to_none=True)
         value = loss(batch)
         value.backward()  # type: ignore[no-untyped-call]
+        average(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
         state.optimiser.step()
         state.average.update(state.model, step=state.step)

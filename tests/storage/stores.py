@@ -32,8 +32,7 @@ def values(plan: TrajectoryPlan, chunk: int) -> Floats:
     """Give the trajectories of a chunk; the first coordinate is the row, the others are the time's index."""
     x = np.empty((plan.chunk_rows, len(plan.times), *plan.dim), plan.dtype)
     x[...] = np.arange(len(plan.times)).reshape(1, -1, *[1] * len(plan.dim))
-    rows = np.arange(chunk * plan.chunk_rows, (chunk + 1) * plan.chunk_rows)
-    x[(slice(None), slice(None), *[0] * len(plan.dim))] = rows[:, None]
+    x.reshape(*x.shape[:2], -1)[:, :, 0] = np.arange(chunk * plan.chunk_rows, (chunk + 1) * plan.chunk_rows)[:, None]
     return x
 
 

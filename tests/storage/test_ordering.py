@@ -1,4 +1,4 @@
-"""The order of an epoch: every row as often as asked, every position without those before it, pairs of the right law."""
+"""The order of an epoch: every row as often as asked, no position needs those before it, pairs of the right law."""
 
 from itertools import pairwise
 

@@ -70,12 +70,11 @@ def test_the_parts_of_all_ranks_joined_are_the_batch_of_one_reader(world: int, s
 def test_a_restored_stream_goes_on_exactly_from_every_position(
     batch_size: int, world: int, store: TrajectoryStore
 ) -> None:
-    """Through more than two epochs; 44 positions an epoch, so batches of 6 span the epochs' ends and those of 4 meet them."""
+    """Through more than two epochs of 44 positions, so batches of 6 span the epochs' ends and those of 4 meet them."""
     spec = replace(SPEC, batch_size=batch_size)
-    count, places, seen = 100 // batch_size, [Place()], []
+    count, places = 100 // batch_size, [Place()]
     source = stream(store, spec, rank=world - 1, world=world)
-    for batch in take_watching(source, count, places):
-        seen.append(as_bytes(batch))
+    seen = [as_bytes(batch) for batch in take_watching(source, count, places)]
     assert places[-1].epoch == 2
     for k, place in enumerate(places[:-1]):
         again = stream(store, spec, rank=world - 1, world=world, place=place)

@@ -1,0 +1,184 @@
+"""The catalog: names, identities, and who holds what."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
+from storage.errors import DamagedError, InputError, RunConflictError, UnknownRunError, VersionError
+from tests.storage.disk import deaths
+
+ONE, OTHER = "a1b2c3" + "0" * 26, "d4e5f6" + "0" * 26
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog(tmp_path / "runs")
+
+
+def claim(catalog: Catalog, name: str = "digits", *, identity: str = ONE, is_explicit: bool = False) -> RunRecord:
+    return catalog.claim(name, identity=identity, config="digits", is_explicit=is_explicit)
+
+
+def stage(key: str, *, holder: str) -> StageRecord:
+    return stage_record(key=key, holder=holder, seconds=1.23456, summary={"rows": 3})
+
+
+def test_a_claim_makes_a_run_that_can_be_looked_up(catalog: Catalog) -> None:
+    record = claim(catalog)
+    assert (record.name, record.identity, record.status, record.steps) == ("digits", ONE, "new", {})
+    assert catalog.get("digits") == record
+    assert catalog.runs() == [record]
+
+
+@pytest.mark.parametrize("is_explicit", [False, True])
+def test_the_same_configuration_finds_its_run_again_as_it_is(is_explicit: bool, catalog: Catalog) -> None:
+    kept = catalog.update(claim(catalog, is_explicit=is_explicit), status="failed", error="disk full")
+    assert claim(catalog, is_explicit=is_explicit) == kept
+
+
+def test_another_configuration_gets_six_digits_of_its_identity(catalog: Catalog) -> None:
+    first = claim(catalog)
+    second = claim(catalog, identity=OTHER)
+    assert (first.name, second.name) == ("digits", "digits-d4e5f6")
+    assert claim(catalog, identity=OTHER) == second
+    assert claim(catalog) == first
+
+
+def test_an_explicit_name_of_another_configuration_is_a_conflict_that_changes_nothing(catalog: Catalog) -> None:
+    record = claim(catalog)
+    with pytest.raises(RunConflictError, match="run 'digits' has another configuration"):
+        claim(catalog, identity=OTHER, is_explicit=True)
+    assert catalog.runs() == [record]
+
+
+def test_a_third_configuration_with_the_same_six_digits_is_a_conflict(catalog: Catalog) -> None:
+    claim(catalog)
+    claim(catalog, identity=OTHER)
+    with pytest.raises(RunConflictError):
+        claim(catalog, identity="d4e5f6" + "1" * 26)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../up", "-x", ".hidden", "a b", "ä", "a\n", "x" * 101])
+def test_a_name_that_is_no_folders_is_refused(name: str, catalog: Catalog) -> None:
+    with pytest.raises(InputError, match="name must be letters"):
+        claim(catalog, name)
+    with pytest.raises(UnknownRunError):
+        catalog.get(name)
+    assert not catalog.root.exists()
+
+
+def test_an_unknown_run_lists_the_known_ones(catalog: Catalog) -> None:
+    with pytest.raises(UnknownRunError, match=r"run 'moons' is unknown under .*; known: none yet"):
+        catalog.get("moons")
+    claim(catalog, "rings")
+    claim(catalog, "digits")
+    with pytest.raises(UnknownRunError, match="known: digits, rings"):
+        catalog.get("moons")
+
+
+def test_a_root_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"root .* must be a folder that can be written"):
+            claim(Catalog(root))
+
+
+def test_runs_come_newest_first_and_other_folders_are_none(catalog: Catalog) -> None:
+    for name, created in (("b", "2024-01-02"), ("c", "2024-01-01"), ("a", "2024-01-03")):
+        catalog.update(claim(catalog, name), created=created)
+    for name in ("lost+found", ".trash"):
+        (catalog.root / name).mkdir()
+        (catalog.root / name / "run.json").write_text("{}")
+    (catalog.root / "empty").mkdir()
+    assert [record.name for record in catalog.runs()] == ["a", "b", "c"]
+
+
+def test_an_update_keeps_what_it_does_not_change(catalog: Catalog) -> None:
+    record = claim(catalog)
+    changed = catalog.update(record, status="running", metrics={"w2": 0.1})
+    assert changed == replace(record, status="running", metrics={"w2": 0.1}, updated=changed.updated)
+    assert catalog.get("digits") == changed
+
+
+def test_finished_stages_add_up(catalog: Catalog) -> None:
+    record = claim(catalog)
+    for step, key in (("ingest", "k1"), ("integrate", "k2")):
+        record = catalog.finish_stage(record, step, stage(key, holder="digits"))
+    found = catalog.get("digits").steps
+    assert {step: (done.key, done.holder, done.seconds, done.summary) for step, done in found.items()} == {
+        "ingest": ("k1", "digits", 1.235, {"rows": 3}),
+        "integrate": ("k2", "digits", 1.235, {"rows": 3}),
+    }
+
+
+def test_only_the_run_that_made_a_stage_holds_it(catalog: Catalog) -> None:
+    made = stage("k", holder="one")
+    for name in ("one", "two"):
+        catalog.finish_stage(claim(catalog, name), "ingest", made)
+    catalog.finish_stage(claim(catalog, "three"), "ingest", stage("other", holder="three"))
+    catalog.finish_stage(claim(catalog, "four"), "integrate", stage("k", holder="four"))
+    assert list(catalog.holders("ingest", "k")) == [made]
+    assert list(catalog.holders("ingest", "unknown")) == []
+
+
+def test_the_configuration_is_kept_beside_the_record(catalog: Catalog) -> None:
+    claim(catalog)
+    catalog.write_config("digits", 'name = "ä"\n')
+    assert catalog.paths("digits").config.read_text(encoding="utf-8") == 'name = "ä"\n'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', '{"version": 1, "steps": {"ingest": 3}}'])
+def test_a_record_that_makes_no_sense_is_damaged(content: str, catalog: Catalog) -> None:
+    claim(catalog)
+    catalog.paths("digits").record.write_text(content)
+    with pytest.raises(DamagedError, match=r"run\.json is no run's record"):
+        catalog.get("digits")
+
+
+def test_a_record_of_a_newer_version_is_refused(catalog: Catalog) -> None:
+    claim(catalog)
+    path = catalog.paths("digits").record
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2, "more": 1}))
+    with pytest.raises(VersionError, match="format 2, this charflow reads up to 1; upgrade"):
+        catalog.get("digits")
+
+
+def test_a_death_at_any_call_of_a_claim_leaves_no_run_or_a_whole_one(tmp_path: Path) -> None:
+    def act(k: int) -> Callable[[], object]:
+        if k > 1:
+            left = Catalog(tmp_path / str(k - 1))
+            assert [record.name for record in left.runs()] in ([], ["digits"])
+            assert claim(left).name == "digits"
+        return lambda: claim(Catalog(tmp_path / str(k)))
+
+    assert deaths(act) > 5
+
+
+def test_a_death_at_any_call_of_an_update_leaves_the_old_record_or_the_new(catalog: Catalog) -> None:
+    record = claim(catalog)
+    seen = set()
+
+    def act(k: int) -> Callable[[], object]:
+        if k > 1:
+            seen.add(catalog.get("digits").status)
+        catalog.update(record)
+        return lambda: catalog.update(record, status="running")
+
+    assert deaths(act) >= 3
+    assert seen == {"new", "running"}
+
+
+def test_a_run_is_alive_while_its_process_is(catalog: Catalog) -> None:
+    record = catalog.update(claim(catalog), status="running", host=os.uname().nodename, pid=os.getpid())
+    assert is_alive(record)
+    gone = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(gone, 0)
+    assert not is_alive(replace(record, pid=gone))
+    assert is_alive(replace(record, host="elsewhere", pid=gone))  # which nobody here can know
+    assert not is_alive(replace(record, status="finished"))
+    assert not is_alive(replace(record, status="failed", host="elsewhere"))
