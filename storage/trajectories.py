@@ -79,6 +79,7 @@ class TrajectoryStore:
 
         Raises:
             IncompleteError: there is none.
+            DamagedError: its plan or the array's description makes no sense.
         """
         ledger = Ledger(ledger_path(path))
         found = ledger.plan()
@@ -220,7 +221,15 @@ class TrajectoryStore:
         )
 
     def _open_array(self) -> Any:
-        return zarr.open_array(self.path / "x", mode="r")
+        try:
+            array = zarr.open_array(self.path / "x", mode="r")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"{self.path / 'x' / 'zarr.json'} is no array's; delete it and run the integrate step again"
+            ) from error
+        if (array.chunks, array.dtype) != (self.chunk_shape, np.dtype(self.plan.dtype)):
+            raise DamagedError(f"{self.path / 'x'} is laid out otherwise than planned; use another run name")
+        return array
 
     def _grow(self, rows: int) -> None:
         """Make the array span ``rows`` rows or more, durably; no chunk is touched."""

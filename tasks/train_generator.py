@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,8 @@ from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import run_distributed
 from tasks.training.fit import fit, is_published, resume
 from tasks.training.group import Group
-from tasks.transport.losses import characteristic_fitting_loss
+from tasks.transport.losses import characteristic_fitting_loss, semigroup_loss
+from tasks.transport.noise import TRAINING
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,13 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
     size = float(torch.Size(store.plan.dim).numel())
 
     def loss(batch: TorchPairs) -> Tensor:
-        return characteristic_fitting_loss(generator, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s).mean() / size
+        rows = characteristic_fitting_loss(generator, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
+        if request.generator.semigroup > 0:
+            share = _between(request.seed, step=state.step, rank=group.rank, rows=len(rows))
+            r = batch.t + share * (batch.s - batch.t)
+            penalty = semigroup_loss(generator, t=batch.t, r=r, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
+            rows = rows + request.generator.semigroup * penalty
+        return rows.mean() / size
 
     model_spec = {
         "kind": "generator",
@@ -163,6 +171,12 @@ def load_generator(folder: Path) -> StoredGenerator:
         dim=tuple(spec["dim"]),
         digest=model.digest,
     )
+
+
+def _between(seed: int, *, step: int, rank: int, rows: int) -> Tensor:
+    """Give where each row's intermediate time lies between its two, ``[rows]`` uniform, a function of the arguments."""
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, TRAINING], np.uint64), counter=[0, step, rank, 1]))
+    return torch.from_numpy(rng.random(rows, dtype=np.float32))
 
 
 def _as_torch(stream: PairStream) -> Iterator[TorchPairs]:

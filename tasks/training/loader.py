@@ -57,7 +57,9 @@ def matching_batches(
     latest = torch.nextafter(torch.tensor(stop), torch.tensor(0.0))  # rounding must not reach the end
     while True:
         rows = _rows(seed, group.rank, step * size, size, total=len(data))
-        rng = np.random.Generator(np.random.Philox(key=[seed, TRAINING], counter=[0, step, group.rank, 0]))
+        rng = np.random.Generator(
+            np.random.Philox(key=np.array([seed, TRAINING], np.uint64), counter=[0, step, group.rank, 0])
+        )
         x0 = torch.from_numpy(rng.standard_normal((size, *data.shape[1:]), dtype=np.float32))
         strata = (torch.arange(size) + torch.from_numpy(rng.random(size, dtype=np.float32))) / size
         yield MatchingBatch(t=torch.minimum(stop * strata, latest), x0=x0, x1=data[rows])

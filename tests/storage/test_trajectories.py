@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,7 +221,7 @@ def test_a_process_that_grew_the_array_less_cannot_hide_rows_that_another_sealed
     assert np.array_equal(TrajectoryStore.open(store.path).read_rows(8, 12), values(PLAN, 2))
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 6))
 def test_any_way_of_growing_gives_the_same_store(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], chunk_rows: int
@@ -329,6 +330,33 @@ def test_a_record_with_a_wrong_fact_is_found(change: dict[str, object], tmp_path
     record = json.loads(record_file(store, 1).read_text())
     record_file(store, 1).write_text(json.dumps(record | change))
     assert store.verify(rows=8).bad == (1,)
+
+
+def test_a_flipped_byte_of_the_arrays_description_is_damage_or_changes_no_value(tmp_path: Path) -> None:
+    store = filled(tmp_path, rows=8)
+    path, whole = store.path / "x" / "zarr.json", store.read_rows(0, 8)
+    content = path.read_bytes()
+    for at in range(0, len(content), 2):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x01]) + content[at + 1 :])
+        with suppress(DamagedError):
+            assert np.array_equal(TrajectoryStore.open(store.path).read_rows(0, 8), whole)
+    path.unlink()
+    assert np.array_equal(TrajectoryStore.create(store.path, PLAN, rows=8).read_rows(0, 8), whole)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("is_of_type", [False, True])
+def test_an_array_of_another_layout_than_planned_is_damage(is_of_type: bool, tmp_path: Path) -> None:
+    store = filled(tmp_path, rows=8)
+    path = store.path / "x" / "zarr.json"
+    content = json.loads(path.read_text())
+    if is_of_type:
+        content["data_type"] = "float64"
+    else:
+        content["chunk_grid"]["configuration"]["chunk_shape"][0] = 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(DamagedError, match="laid out otherwise than planned"):
+        TrajectoryStore.open(store.path)
 
 
 def test_verify_looks_at_the_rows_asked_for_only(tmp_path: Path) -> None:

@@ -26,13 +26,15 @@ def silent(*_: object) -> None:
     pass
 
 
-def request_of(folder: Path, *, spec: TrajectoriesSpec = SPEC, std: float = 2.0, seed: int = 3) -> IntegrateRequest:
+def request_of(
+    folder: Path, *, spec: TrajectoriesSpec = SPEC, std: float = 2.0, seed: int = 3, interpolant: str = "linear"
+) -> IntegrateRequest:
     publish_model(
         folder / "velocity",
         spec={
             "kind": "oracle",
             "target": {"kind": "gaussian", "mean": [0.0, 0.0], "std": [std, std], "components": 8},
-            "interpolant": "linear",
+            "interpolant": interpolant,
             "mean": [0.0, 0.0],
             "scale": [1.0, 1.0],
             "key": "k",
@@ -40,7 +42,7 @@ def request_of(folder: Path, *, spec: TrajectoriesSpec = SPEC, std: float = 2.0,
     )
     return IntegrateRequest(
         trajectories=spec,
-        interpolant=InterpolantSpec(kind="linear"),
+        interpolant=InterpolantSpec(kind=interpolant),
         seed=seed,
         dim=(2,),
         velocity=folder / "velocity",
@@ -83,11 +85,30 @@ def test_stored_values_equal_a_plain_solver_bit_for_bit(tmp_path: Path, solver: 
     assert np.array_equal(found, expected.numpy())
 
 
-def test_the_last_state_is_the_euler_factor_times_the_first(tmp_path: Path) -> None:
-    request = request_of(tmp_path, spec=replace(SPEC, steps=16))
+def euler_factor(kind: str, *, sigma: float, steps: int) -> float:
+    """The product of (1 + h c(t_k)), c = (alpha alpha' + sigma^2 beta beta') / (alpha^2 + sigma^2 beta^2)."""
+    t = np.arange(steps) / steps
+    match kind:
+        case "linear":
+            c = (t * sigma**2 - (1 - t)) / ((1 - t) ** 2 + (sigma * t) ** 2)
+        case "foellmer":
+            c = t * (sigma**2 - 1) / (1 + t**2 * (sigma**2 - 1))
+        case _:
+            angle = np.pi * t / 2
+            c = np.pi / 2 * (sigma**2 - 1) * np.sin(angle) * np.cos(angle)
+            c /= np.cos(angle) ** 2 + sigma**2 * np.sin(angle) ** 2
+    return float(np.prod(1 + c / steps))
+
+
+@pytest.mark.parametrize("kind", ["linear", "foellmer", "trigonometric"])
+def test_the_last_state_is_the_euler_factor_times_the_first(tmp_path: Path, kind: str) -> None:
+    request = request_of(tmp_path, spec=replace(SPEC, steps=16), interpolant=kind)
     integrate(request, executor=SerialExecutor(), progress=silent)
     x = stored(request)
-    assert x[:, -1] == pytest.approx(1.822732 * x[:, 0], rel=2e-6)
+    factor = euler_factor(kind, sigma=2.0, steps=16)
+    assert x[:, -1] == pytest.approx(factor * x[:, 0], rel=2e-6)
+    if kind == "linear":
+        assert factor == pytest.approx(1.822732, abs=1e-6)
 
 
 def test_noise_does_not_depend_on_chunks(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_objects_are_refused_and_never_unpickled(tmp_path: Path) -> None:
 def test_a_truncated_archive_is_bad_input_wherever_it_ends(is_compressed: bool, tmp_path: Path) -> None:
     path = saved(tmp_path, x=X, is_compressed=is_compressed)
     content = path.read_bytes()
-    for length in range(0, len(content), 7):
+    for length in range(0, len(content), 11):
         path.write_bytes(content[:length])
         with pytest.raises(InputError, match=r"cannot be read as an \.npz archive"):
             Npz(path)
@@ -84,7 +84,7 @@ def test_a_flipped_byte_gives_bad_input_or_the_same_numbers(is_compressed: bool,
     path = saved(tmp_path, x=X, is_compressed=is_compressed)
     content = path.read_bytes()
     refused = 0
-    for at in range(0, len(content), 3):
+    for at in range(0, len(content), 5):
         path.write_bytes(content[:at] + bytes([content[at] ^ 0x44]) + content[at + 1 :])
         try:
             x, _ = Npz(path).read(0, 6)
@@ -92,7 +92,7 @@ def test_a_flipped_byte_gives_bad_input_or_the_same_numbers(is_compressed: bool,
             refused += 1
         else:
             assert np.array_equal(x, X)
-    assert refused > 20
+    assert refused > 10
 
 
 def test_other_files_are_bad_input(tmp_path: Path) -> None:

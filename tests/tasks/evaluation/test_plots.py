@@ -92,9 +92,11 @@ def test_points_out_of_the_plane_are_refused() -> None:
 @pytest.mark.parametrize("d", [1, 2, 4, 9])
 def test_marginals_show_any_dimension(d: int) -> None:
     data, samples = RNG.standard_normal((50, d)), RNG.standard_normal((40, d))
-    picture = pixels(plots.marginals(data, samples))
+    picture = pixels(plots.marginals(data, samples)).astype(int)
     assert picture.shape[1] == WIDTH * plots.DPI
-    assert has_colour(picture, LIGHT.samples)
+    redness = picture[..., 0] - picture[..., 2]  # data are blue, samples red, and lines are blurred at few pixels
+    assert redness.max() > 60
+    assert redness.min() < -10
     assert pixels(plots.histograms(samples)).shape == picture.shape
 
 
@@ -138,14 +140,15 @@ def test_a_grid_pair_of_unequal_numbers_leaves_paper() -> None:
 
 def test_a_strip_shows_nine_times_from_first_to_last() -> None:
     states = np.zeros((3, 31, 8, 8))
-    states[:, -1] = 1.0
+    states[:, 0], states[:, -1] = 0.5, 1.0
     states[:, -1, 0, 0] = 0.0
     picture = pixels(plots.image_strip(states, np.linspace(0, 1, 31)))
     scale = plots._MAX_TILE // 8
     assert picture.shape[1] == 2 * plots._MARGIN + scale * (9 * 8 + 8)
     assert picture.shape[0] == 2 * plots._MARGIN + plots._BAND + scale * (3 * 8 + 2)
     inside = plots._MARGIN + plots._BAND + scale * 4
-    assert picture[inside, plots._MARGIN + scale * 4].tolist() == [0] * 3
+    assert picture[inside, plots._MARGIN + scale * 4].tolist() == [127] * 3  # in the limits of the last states
+    assert picture[inside, plots._MARGIN + scale * (9 + 4)].tolist() == [0] * 3
     assert picture[inside, -plots._MARGIN - scale * 4].tolist() == [255] * 3
 
 

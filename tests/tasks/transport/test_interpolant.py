@@ -1,6 +1,7 @@
 """Interpolants: closed forms, derivatives, what stays finite at t = 1, and the conversions against an exact law."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -138,6 +139,21 @@ def test_only_foellmer_and_vp_are_singular_at_the_data(kind: str, noise_rate: fl
     c = Interpolant(kind).at(float64(1.0))
     assert c.noise_rate.item() == pytest.approx(noise_rate)
     assert c.wronskian.item() == pytest.approx(wronskian)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("linear", lambda u: u**2),
+        ("foellmer", lambda u: 2 * u - u**2),
+        ("trigonometric", lambda u: (math.pi * u / 2) ** 2 * (1 - (math.pi * u / 2) ** 2 / 3)),
+        ("vp", lambda u: 0.1 * u + 9.945 * u**2),  # 1 - exp(-(19.9/2 u^2 + 0.1 u)) to second order
+    ],
+)
+def test_alpha_keeps_its_digits_near_the_data(kind: str, expected: Callable[[float], float]) -> None:
+    remaining = 2.0**-30  # 1 - t is exact, and the terms left out are below 1e-14 of the value
+    c = Interpolant(kind).at(float64(1 - remaining))
+    assert c.noise.item() ** 2 == pytest.approx(expected(remaining), rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize("kind", VARIANCE_PRESERVING)

@@ -79,6 +79,15 @@ def test_every_column_is_standard_normal(dim: tuple[int, ...]) -> None:
         assert abs(float((column**4).mean()) - 3) < 5 * (96 / ROWS) ** 0.5  # Var z^4 = 96
 
 
+def test_a_pair_of_normals_maps_back_to_its_uniforms() -> None:
+    """Box-Muller undone: exp(-r^2/2) and the angle over 2 pi are the two uniforms, so the law is exact."""
+    z, u = standard_normal(3, 0, 1000, (4,), stream=DATA), uniform(3, 0, 1000, 4, stream=DATA)
+    for pair in (0, 2):
+        torch.testing.assert_close((-(z[:, pair] ** 2 + z[:, pair + 1] ** 2) / 2).exp(), u[:, pair])
+        turns = torch.atan2(z[:, pair + 1], z[:, pair]) / (2 * torch.pi)
+        torch.testing.assert_close(turns.remainder(1), u[:, pair + 1])
+
+
 def test_uniforms_are_uniform() -> None:
     for column in uniform(11, 0, ROWS, 5, stream=DATA).T:
         assert kstest(column.numpy(), "uniform").pvalue > 1e-3

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tasks.specs import ORACLE_KINDS, SYNTHETIC_KINDS, DatasetSpec, TargetSpec
 from tasks.transport.interpolant import Interpolant
-from tasks.transport.noise import DATA, FRESH_DATA, TRAJECTORIES, standard_normal
+from tasks.transport.noise import DATA, FRESH_DATA, TRAJECTORIES, standard_normal, uniform
 from tasks.transport.synthetic import MIXTURE_RADIUS, MOON_NOISE, RING_NOISE, ROLL_NOISE, draw, oracle_target
 
 ROWS = 20_000
@@ -41,6 +41,15 @@ def test_other_seeds_and_other_streams_give_other_draws(kind: str) -> None:
     first = draw(spec, 0, 500, seed=4, stream=DATA)
     for other in (draw(spec, 0, 500, seed=5, stream=DATA), draw(spec, 0, 500, seed=4, stream=FRESH_DATA)):
         assert not (first == other).all(1).any()
+
+
+@pytest.mark.parametrize("kind", ORACLE_KINDS)
+def test_a_draw_reads_the_two_streams_that_are_its_own(kind: str) -> None:
+    law = oracle_target(spec_of(kind))
+    assert law is not None
+    component = uniform(4, 0, 50, 4, stream=2 * DATA)[:, 0]
+    z = standard_normal(4, 0, 50, (2,), stream=2 * DATA + 1)
+    assert torch.equal(draw(spec_of(kind), 0, 50, seed=4, stream=DATA), law.sample(component, z))
 
 
 def test_data_are_independent_of_the_noise_of_the_trajectories() -> None:
