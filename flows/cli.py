@@ -222,12 +222,11 @@ def _verify(options: argparse.Namespace) -> int:
     from flows.repair import holder_of_trajectories, repair, verify
 
     run = holder_of_trajectories(named)
-    found = verify(run)
     repaired: list[int] = []
-    if options.repair and (found.bad or found.missing):
+    if options.repair:
         with Bars(ERR).shown() as listener, listening(listener):
-            repaired = repair(run, found)
-        found = verify(run)
+            repaired = repair(run)
+    found = verify(run)
     result = {"chunks": found.chunks, "bad": list(found.bad), "missing": list(found.missing), "repaired": repaired}
     if options.json:
         _print_json(result)

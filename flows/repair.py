@@ -1,11 +1,13 @@
 """Verify the trajectories of a run against its ledger, and simulate anew just what is bad or missing."""
 
+from contextlib import ExitStack
+
 from flows.progress import current_listener
 from flows.runs import Run, reopen
 from flows.work import integrate_request
 from storage.errors import InputError
-from tasks.executor import ray_session
-from tasks.integrate import Verification, repair_store, verify_store
+from tasks.executor import Executor, SerialExecutor, ray_session
+from tasks.integrate import Verification, check_store, repair_store, verify_store
 
 
 def holder_of_trajectories(run: Run) -> Run:
@@ -26,15 +28,27 @@ def verify(run: Run) -> Verification:
     return verify_store(run.paths.trajectories, rows=run.config.trajectories.count)
 
 
-def repair(run: Run, found: Verification) -> list[int]:
-    """Delete bad chunks, simulate what is missing then, and give the chunks that were made anew."""
+def repair(run: Run) -> list[int]:
+    """Delete bad chunks, simulate what is missing then, seal anew, and give the chunks that were made.
+
+    Raises:
+        InputError: the run has no velocity to simulate with.
+    """
+    if "fit_velocity" not in run.record.steps:
+        raise InputError(f"run {run.record.name!r} has no velocity to repair with; run it until integrate first")
+    request = integrate_request(run)
+    found = check_store(request)
+    bad = sorted({*found.bad, *found.missing})
     listener = current_listener()
-    listener.began("integrate")
-    with ray_session(run.config.compute) as executor:
+    with ExitStack() as stack:
+        executor: Executor = SerialExecutor()
+        if bad:
+            listener.began("integrate")
+            executor = stack.enter_context(ray_session(run.config.compute))
         repair_store(
-            integrate_request(run),
+            request,
             found,
             executor=executor,
             progress=lambda done, total, words: listener.moved("integrate", done, total, words),
         )
-    return sorted({*found.bad, *found.missing})
+    return bad

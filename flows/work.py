@@ -8,13 +8,11 @@ from typing import Any
 from flows.config import dump_config
 from flows.progress import current_listener
 from flows.runs import Run, versions
-from tasks.evaluate import EvaluateRequest, evaluate
 from tasks.executor import Executor
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
-from tasks.report import ReportFacts
-from tasks.specs import Progress, TrainingPlace
+from tasks.specs import Progress, ReportFacts, TrainingPlace
 from tasks.train_generator import GeneratorRequest, train_generator
 
 Work = Callable[[Run, Executor, Progress], Any]
@@ -87,6 +85,8 @@ def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
 
 
 def _evaluate(run: Run, _: Executor, progress: Progress) -> Any:
+    from tasks.evaluate import EvaluateRequest, evaluate  # its libraries take seconds to import, and only here are used
+
     velocity, generator = run.holder("fit_velocity").velocity, run.holder("train_generator").generator
     request = EvaluateRequest(
         evaluation=run.config.evaluation,

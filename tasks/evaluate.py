@@ -33,12 +33,11 @@ from tasks.report import (
     SHOWN_PATHS,
     SHOWN_POINTS,
     SINKHORN_POINTS,
-    ReportFacts,
     compose,
     draw_figures,
 )
 from tasks.sample import image_shape, sample_rows
-from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, TrainingPlace
+from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.noise import FRESH_DATA, SAMPLES, standard_normal

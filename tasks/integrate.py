@@ -102,10 +102,8 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
         PlanConflictError: a store of another plan lies there.
         FloatingPointError: a trajectory left the finite numbers.
     """
-    digest = read_model(request.velocity).digest
-    plan = plan_trajectories(request, velocity_digest=digest)
+    store = _open_planned(request)
     count = request.trajectories.count
-    store = TrajectoryStore.create(request.store, plan, rows=count)
     chunks = store.grid(count).count
     missing = store.ledger.missing(chunks)
     if len(missing) < chunks:
@@ -120,14 +118,26 @@ def verify_store(store: Path, *, rows: int) -> Verification:
     return TrajectoryStore.open(store).verify(rows=rows)
 
 
+def check_store(request: IntegrateRequest) -> Verification:
+    """Lay out anew what a store lost beside its chunks, sweep up after dead writers, and verify the chunks."""
+    store = _open_planned(request)
+    store.sweep()
+    return store.verify(rows=request.trajectories.count)
+
+
 def repair_store(
     request: IntegrateRequest, found: Verification, *, executor: Executor, progress: Progress
 ) -> IntegrateSummary:
-    """Delete what :func:`verify_store` found bad, and make it and what is missing anew."""
+    """Delete what :func:`check_store` found bad, make it and what is missing anew, and seal."""
     store = TrajectoryStore.open(request.store)
     for chunk in found.bad:
         store.retract(chunk)
     return integrate(request, executor=executor, progress=progress)
+
+
+def _open_planned(request: IntegrateRequest) -> TrajectoryStore:
+    plan = plan_trajectories(request, velocity_digest=read_model(request.velocity).digest)
+    return TrajectoryStore.create(request.store, plan, rows=request.trajectories.count)
 
 
 def simulate(

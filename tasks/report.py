@@ -1,7 +1,6 @@
 """What was measured becomes pictures and a page: the part of the evaluate step that a person looks at."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from storage.journal import read_journal
@@ -11,29 +10,13 @@ from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, StepRow
 from tasks.sample import image_shape
+from tasks.specs import ReportFacts
 
 SHOWN_POINTS = 4000
 SHOWN_PATHS = 200
 PROJECTIONS = 256  # directions of the sliced distance
 SINKHORN_POINTS = 500  # its rounds are many, each quadratic in the points
 _SHOWN_STRIPS = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportFacts:
-    """What the report prints and only the flow knows."""
-
-    run: str
-    title: str  # the preset or file
-    created: str
-    configuration: str  # TOML
-    versions: Mapping[str, str]
-    seeds: Mapping[str, int]
-    batches: Mapping[str, int]  # effective global batch of each training step
-    seconds: Mapping[str, float]  # of the steps so far
-    is_reused: Mapping[str, bool]
-    orchestration: Mapping[str, float]  # seconds, by what took them
-    lineage: Mapping[str, tuple[str, str]]  # step -> (key, run that holds it)
 
 
 def draw_figures(

@@ -5,7 +5,7 @@ configuration is part of each message, because a person reads it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -324,3 +324,20 @@ class TrainingPlace:
     def journal(self) -> Path:
         """The metrics while training."""
         return self.checkpoints / "journal.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFacts:
+    """What the report prints and only the flow knows."""
+
+    run: str
+    title: str  # the preset or file
+    created: str
+    configuration: str  # TOML
+    versions: Mapping[str, str]
+    seeds: Mapping[str, int]
+    batches: Mapping[str, int]  # effective global batch of each training step
+    seconds: Mapping[str, float]  # of the steps so far
+    is_reused: Mapping[str, bool]
+    orchestration: Mapping[str, float]  # seconds, by what took them
+    lineage: Mapping[str, tuple[str, str]]  # step -> (key, run that holds it)

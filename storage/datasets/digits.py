@@ -1,7 +1,6 @@
 """The 1,797 handwritten 8x8 digits that scikit-learn ships, as images in [-1, 1] with their class."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from storage.data import Labels, Values
 
@@ -16,6 +15,8 @@ class Digits:
     has_labels = True
 
     def __init__(self) -> None:
+        from sklearn.datasets import load_digits  # takes seconds, which other kinds of dataset need not wait
+
         images, self._labels = load_digits(return_X_y=True)
         self._images = (images / (LEVELS / 2) - 1).reshape(-1, *self.dim).astype(np.float32)
 
