@@ -15,16 +15,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from storage.journal import read_journal
 from tasks.specs import Progress, TrainingPlace
-from tasks.training.group import Group
+from tasks.training.group import Group, alone
 
 logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 
-_RESTARTS = 3
+UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
+
+RESTARTS = 3
 _FOLLOW_SECONDS = 0.5
 
 
@@ -53,21 +56,35 @@ def run_distributed(
         Exception: what the worker raised, after Ray gave up.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # slow to import
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, _Follower(place, steps, progress):
-        trainer = TorchTrainer(
+        trainer = _trainer_class()(
             _enter,
             train_loop_config={"worker": worker, "request": request},
-            torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(
-                name=place.key, storage_path=scratch, failure_config=FailureConfig(max_failures=_RESTARTS)
+                name=place.key, storage_path=scratch, failure_config=FailureConfig(max_failures=RESTARTS)
             ),
         )
         _run(trainer)
     return time.monotonic() - began - read_journal(place.journal)[-1]["elapsed"]
+
+
+def _trainer_class() -> Any:
+    """Give Ray Train's data-parallel trainer without what this project has no use for.
+
+    The plain trainer and our own process group start in 9 to 12 s on two cores, ``TorchTrainer`` in 14 to 20: it
+    imports torch in its controller before any worker starts, and it starts processes for datasets and for a cleaner
+    that asks a dashboard we do not run. ``_create_default_callbacks`` is private; test_ddp.py watches over it.
+    """
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    class Trainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED_CALLBACKS]
+
+    return Trainer
 
 
 def _run(trainer: Any) -> None:
@@ -90,12 +107,26 @@ def _enter(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     context = train.get_context()
-    group = Group(
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
-        average=partial(_average, context.get_world_size()),
-    )
-    config["worker"](config["request"], group)
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if world == 1:
+        config["worker"](config["request"], alone())
+        return
+    dist.init_process_group("gloo", store=_meet(rank, world), rank=rank, world_size=world)
+    try:
+        config["worker"](config["request"], Group(rank=rank, world=world, average=partial(_average, world)))
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(rank: int, world: int) -> Store:
+    """Give the store over which the ranks find each other, on a port of rank 0's node that it alone chose."""
+    import ray
+    from ray.train.collective import broadcast_from_rank_zero
+
+    host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    store = TCPStore(host, 0, world, is_master=True, wait_for_workers=False) if rank == 0 else None
+    host, port = broadcast_from_rank_zero((host, store.port) if store else None)
+    return store or TCPStore(host, port, world, is_master=False)
 
 
 def _average(world: int, parameters: Sequence[Tensor]) -> None:

@@ -1,0 +1,112 @@
+"""Training on Ray Train: workers together do what one would alone, survive the loss of one, and tell their errors."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from storage.models import read_model
+from tasks.executor import ray_session
+from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
+from tasks.ingest import ingest
+from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, TrainingPlace, VelocitySpec
+from tasks.training.ddp import UNUSED_CALLBACKS, run_distributed
+from tasks.training.group import Group
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with ray_session(ComputeSpec(cpus=2)):
+        yield
+
+
+def request_of(folder: Path, *, workers: int) -> VelocityRequest:
+    dataset = DatasetSpec(kind="moons", count=400, shards=4)
+    ingest(dataset, seed=0, path=folder / "data.zarr")
+    return VelocityRequest(
+        velocity=VelocitySpec(
+            network=NetworkSpec(width=16, depth=2), steps=30, batch_size=64, workers=workers, warmup=5, ema=0.9
+        ),
+        interpolant=InterpolantSpec(),
+        dataset=dataset,
+        stop=0.9,
+        seed=0,
+        data=folder / "data.zarr",
+        place=TrainingPlace(folder=folder / "velocity", key="k"),
+    )
+
+
+def silent(*_: object) -> None:
+    pass
+
+
+def weights(request: VelocityRequest) -> bytes:
+    return read_model(request.place.folder).weights
+
+
+def die_once(request: VelocityRequest, group: Group) -> None:
+    """Train, but lose rank 1 in the middle of the first attempt, as an evicted node would be lost."""
+    marker = request.place.folder / "died"
+
+    def average(parameters: Sequence[torch.Tensor]) -> None:
+        if group.rank == 1 and not marker.exists() and (request.place.checkpoints / "step-00000015.json").exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        group.average(parameters)
+
+    train_velocity(request, replace(group, average=average))
+
+
+def complain(request: VelocityRequest, group: Group) -> None:
+    raise ValueError(f"rank {group.rank} of {group.world} cannot go on")
+
+
+def check_mean(request: VelocityRequest, group: Group) -> None:
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))]
+    for k, parameter in enumerate(parameters):
+        parameter.grad = torch.full_like(parameter, float(group.rank + 10 * k))
+    group.average(parameters)
+    for parameter, mean in zip(parameters, (0.5, 10.5), strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, torch.full_like(parameter, mean))
+    train_velocity(request, group)
+
+
+def test_a_training_that_lost_a_worker_ends_with_the_same_weights(tmp_path: Path) -> None:
+    undisturbed, disturbed = (request_of(tmp_path / name, workers=2) for name in ("a", "b"))
+    heard: list[int] = []
+    seconds = run_distributed(
+        check_mean,
+        undisturbed,
+        workers=2,
+        place=undisturbed.place,
+        steps=30,
+        progress=lambda done, total, words: heard.append(done),
+    )
+    assert heard[-1] == 30
+    assert seconds > 0
+    assert fit_velocity(undisturbed, progress=silent).batch_size == 64  # found published, nothing is started
+    run_distributed(die_once, disturbed, workers=2, place=disturbed.place, steps=30, progress=silent)
+    assert (disturbed.place.folder / "died").exists()
+    assert weights(undisturbed) == weights(disturbed)
+
+
+def test_a_workers_error_arrives_as_it_was_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.training.ddp.RESTARTS", 0)
+    request = request_of(tmp_path, workers=1)
+    with pytest.raises(ValueError, match="rank 0 of 1 cannot go on"):
+        run_distributed(complain, request, workers=1, place=request.place, steps=30, progress=silent)
+
+
+def test_the_trainer_still_has_the_callbacks_that_are_left_out() -> None:
+    import ray.train.v2.api.data_parallel_trainer as module
+
+    assert all(hasattr(module, name) for name in UNUSED_CALLBACKS)
+    assert hasattr(module.DataParallelTrainer, "_create_default_callbacks")
