@@ -103,6 +103,7 @@ def _travel(run: Run, options: argparse.Namespace) -> None:
     from flows.server import prefect_api
 
     with Bars(ERR).shown() as listener, prefect_api(_state_folder()) as wait:
+        listener.began("engines")
         from flows.pipeline import pipeline
 
         try:

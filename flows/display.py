@@ -11,22 +11,21 @@ from flows.progress import Listener
 
 
 class Bars:
-    """A live bar a step on a terminal; a line a step elsewhere."""
+    """A live bar a step on a terminal; a line at the start and end of a step elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=32),
-            TextColumn("{task.fields[count]:>19} {task.fields[rate]:>12}"),
+            TextColumn("{task.fields[count]:>17} {task.fields[rate]:>9}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[words]}"),
             console=console,
-            transient=False,
         )
-        self._ids: dict[str, TaskID] = {}
+        self._bar: TaskID | None = None  # of the step that works now
+        self._first: int | None = None  # what it had done when first heard of, so that a resumed one has a true rate
 
     @contextmanager
     def shown(self) -> Iterator[Listener]:
@@ -38,29 +37,35 @@ class Bars:
             yield self
 
     def began(self, step: str) -> None:
-        """Open the step's bar."""
-        if self._console.is_terminal:
-            self._ids[step] = self._bars.add_task(step, total=None, count="", rate="", words="")
-        else:
+        """Open the step's bar; the bar before it is full."""
+        if not self._console.is_terminal:
             self._console.print(f"{step} ...", highlight=False)
+            return
+        self._fill()
+        self._bar, self._first = self._bars.add_task(step, total=None, count="", rate="", words=""), None
 
     def moved(self, step: str, done: int, total: int, words: str) -> None:
         """Move the step's bar."""
-        if step not in self._ids:
+        if self._bar is None:
             return
-        bar = self._bars.tasks[list(self._ids).index(step)]
-        rate = f"{done / bar.elapsed:,.0f}/s" if bar.elapsed else ""
-        self._bars.update(
-            self._ids[step], completed=done, total=total, count=f"{done:,}/{total:,}", rate=rate, words=words
-        )
+        self._first = done if self._first is None else self._first
+        elapsed = self._bars.tasks[-1].elapsed or 0.0
+        rate = f"{(done - self._first) / elapsed:,.0f}/s" if elapsed > 1 and done > self._first else ""
+        self._bars.update(self._bar, completed=done, total=total, count=f"{done:,}/{total:,}", rate=rate, words=words)
 
     def ended(self, step: str, *, seconds: float) -> None:
         """Fill the step's bar."""
-        if step in self._ids:
-            bar = self._bars.tasks[list(self._ids).index(step)]
-            self._bars.update(self._ids[step], completed=bar.total or 1, total=bar.total or 1)
+        if self._console.is_terminal:
+            self._fill()
         else:
             self._console.print(f"{step} done in {seconds:.1f} s", highlight=False)
+
+    def _fill(self) -> None:
+        if self._bar is not None:
+            total = self._bars.tasks[-1].total or 1
+            self._bars.update(self._bar, completed=total, total=total)
+            self._bars.stop_task(self._bar)
+            self._bar = None
 
 
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

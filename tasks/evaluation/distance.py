@@ -1,7 +1,6 @@
 """A measured number with its standard error, and the points a distance is measured between."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,24 +36,6 @@ class Distance:
             raise ValueError(f"the standard error of {self.name} must be finite, at least 0, got {self.standard_error}")
         if self.n < 1:
             raise ValueError(f"{self.name} must be measured on at least 1 point, got {self.n}")
-
-
-def repeated(name: str, values: Sequence[float], *, n: int) -> Distance:
-    """Give the mean of independent repetitions and its standard error (sample deviation over sqrt of their number).
-
-    Args:
-        name: public name of the metric.
-        values: one value a repetition, at least two.
-        n: points on each side of one repetition.
-
-    Raises:
-        ValueError: there are fewer than two values, so their spread is unknown.
-    """
-    if len(values) < 2:
-        raise ValueError(f"{name} needs at least 2 repetitions for a standard error, got {len(values)}")
-    every = np.asarray(values, dtype=np.float64)
-    error = every.std(ddof=1) / math.sqrt(len(every))
-    return Distance(name=name, value=float(every.mean()), standard_error=float(error), n=n)
 
 
 def points(x: Floats) -> Floats:

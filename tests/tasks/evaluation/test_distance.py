@@ -5,18 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tasks.evaluation.distance import Distance, points, repeated, squared_distances, two_sides
-
-
-def test_repetitions_give_their_mean_and_the_error_of_the_mean() -> None:
-    found = repeated("w2", [1.0, 2.0, 3.0, 6.0], n=50)
-    deviation = math.sqrt((4 + 1 + 0 + 9) / 3)
-    assert found == Distance(name="w2", value=3.0, standard_error=deviation / 2, n=50)
-
-
-def test_one_repetition_has_no_standard_error() -> None:
-    with pytest.raises(ValueError, match="w2 needs at least 2 repetitions"):
-        repeated("w2", [1.0], n=50)
+from tasks.evaluation.distance import Distance, points, squared_distances, two_sides
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Bars and tables: what a person is told, on a terminal and in a log."""
+
+import io
+
+from rich.console import Console
+
+from flows.display import Bars, metric_rows, print_table
+
+
+def console(*, is_terminal: bool) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=is_terminal, width=160, color_system=None), out
+
+
+def test_a_log_gets_a_line_at_the_start_and_end_of_a_step() -> None:
+    where, out = console(is_terminal=False)
+    with Bars(where).shown() as listener:
+        listener.began("integrate")
+        listener.moved("integrate", 5, 10, "trajectories")
+        listener.ended("integrate", seconds=2.25)
+    assert out.getvalue() == "integrate ...\nintegrate done in 2.2 s\n"
+
+
+def test_a_terminal_gets_a_bar_with_what_is_done() -> None:
+    where, out = console(is_terminal=True)
+    with Bars(where).shown() as listener:
+        listener.began("engines")
+        listener.began("integrate")
+        listener.moved("integrate", 500, 1000, "trajectories")
+        listener.ended("integrate", seconds=2.0)
+    text = out.getvalue()
+    assert "500/1,000" in text
+    assert "trajectories" in text
+    assert "engines" in text
+
+
+def test_moves_before_any_step_are_ignored() -> None:
+    where, _ = console(is_terminal=True)
+    with Bars(where).shown() as listener:
+        listener.moved("integrate", 1, 2, "")
+
+
+def test_a_table_aligns_numbers_to_the_right_and_says_everything() -> None:
+    where, out = console(is_terminal=False)
+    print_table(where, ("metric", "value"), [("w2", "1.5"), ("w2_floor", "12")])
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines[0].split() == ["metric", "value"]
+    assert lines[1].endswith("1.5")
+    assert lines[2].endswith(" 12")
+
+
+def test_metrics_are_printed_with_their_errors_and_counts() -> None:
+    rows = metric_rows({"w2": 1.23456, "x": 2.0}, {"w2": {"standard_error": 0.0123, "n": 2000.0}})
+    assert rows == [("w2", "1.235", "0.012", "2000"), ("x", "2", "", "")]
