@@ -34,7 +34,7 @@ class Executor(Protocol):
     """Runs a function over items."""
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Give each item's result as it completes; the first real error cancels what is left and is raised."""
+        """Give each item's result as it completes; the first real error stops what has not begun and is raised."""
         ...
 
 
@@ -49,7 +49,9 @@ class SerialExecutor:
 class RayExecutor:
     """Runs each item as one Ray task of one CPU, a bounded number of them in flight.
 
-    Ray retries tasks whose worker or node was lost; an exception of the function is never retried.
+    Ray retries tasks whose worker or node was lost; an exception of the function is never retried. After an error
+    nothing more is submitted, and the few tasks in flight end by themselves or with the session: ``ray.cancel`` can
+    meet a task's own reply and abort the whole process (``task_manager.cc: Check failed``, ray 2.60).
     """
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -65,18 +67,14 @@ class RayExecutor:
         limit = max(2, _IN_FLIGHT_PER_CPU * cpus)
         waiting = iter(items)
         running: set[Any] = set()
-        try:
-            while True:
-                while len(running) < limit and (item := next(waiting, _END)) is not _END:
-                    running.add(remote.remote(item))
-                if not running:
-                    return
-                ready, _ = ray.wait(list(running), num_returns=1)
-                running.discard(ready[0])
-                yield _get(ready[0])
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        while True:
+            while len(running) < limit and (item := next(waiting, _END)) is not _END:
+                running.add(remote.remote(item))
+            if not running:
+                return
+            ready, _ = ray.wait(list(running), num_returns=1)
+            running.discard(ready[0])
+            yield _get(ready[0])
 
 
 @contextmanager
@@ -99,12 +97,14 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as stack:
         stack.callback(_restore, handlers)
-        stack.callback(ray.shutdown)
         if compute.address:
+            stack.callback(ray.shutdown)
             _attach(ray, compute.address)
         else:
-            _start(ray, compute)
-            stack.enter_context(reaping())
+            with _undone_on_error(ray):
+                _start(ray, compute)
+            stack.enter_context(reaping())  # outlasts the shutdown, in case that is what dies
+            stack.callback(ray.shutdown)
         _restore(handlers)
         yield RayExecutor()
 
@@ -152,6 +152,15 @@ def _start(ray: Any, compute: ComputeSpec) -> None:
         configure_logging=False,
         _node_ip_address="127.0.0.1",
     )
+
+
+@contextmanager
+def _undone_on_error(ray: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        ray.shutdown()
+        raise
 
 
 def _attach(ray: Any, address: str) -> None:

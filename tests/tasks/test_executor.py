@@ -79,7 +79,7 @@ def test_a_ray_executor_gives_every_result_and_the_first_error_as_it_was_raised(
 
 
 @pytest.mark.slow
-def test_an_error_cancels_what_has_not_started(cluster: RayExecutor, tmp_path: Path) -> None:
+def test_what_has_not_begun_is_never_begun_once_nobody_asks(cluster: RayExecutor, tmp_path: Path) -> None:
     markers = [tmp_path / str(k) for k in range(40)]
     results = cluster.map(mark_slowly, markers)
     next(results)
