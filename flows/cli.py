@@ -8,7 +8,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from flows import signals
 from flows.config import config_name, load_config, presets
 from flows.display import Bars, metric_rows, print_table
 from flows.progress import listening
@@ -36,31 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signals.install()
     try:
         code = options.command(options)
-    except KeyboardInterrupt:
-        _say("interrupted; everything committed is kept, the same command goes on from there")
-        code = INTERRUPTED
-    except InputError as error:
-        _say(str(error))
-        code = BAD_INPUT
-    except StorageError as error:
-        _say(str(error))
-        code = FAILED
-    except Exception as error:  # the last resort of a person who wants one clear line
-        code = BAD_INPUT if type(error).__name__ == "UnreachableClusterError" else FAILED
-        _say(str(error) or type(error).__name__)
-        if os.environ.get("CHARFLOW_TRACEBACK"):
-            ERR.print_exception()
-        elif code == FAILED:
-            _say("set CHARFLOW_TRACEBACK=1 to see where")
+    except BaseException as error:
+        code = _explain(error)
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def _explain(error: BaseException) -> int:
+    """Tell a person in one line what ended the command, and give the exit code."""
+    if signals.was_asked_to_stop() or isinstance(error, KeyboardInterrupt):
+        _say("interrupted; everything committed is kept, the same command goes on from there")
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        raise error
+    is_bad_input = isinstance(error, InputError) or type(error).__name__ == "UnreachableClusterError"
+    _say(str(error) or type(error).__name__)
+    if os.environ.get("CHARFLOW_TRACEBACK"):
+        ERR.print_exception()
+    elif not is_bad_input and not isinstance(error, StorageError):
+        _say("set CHARFLOW_TRACEBACK=1 to see where")
+    return BAD_INPUT if is_bad_input else FAILED
 
 
 def _say(text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows import signals
 from flows.config import PipelineConfig
 from flows.runs import Run, open_run
 from flows.steps import TASKS
@@ -32,7 +33,7 @@ def pipeline(
 
 def travel(run: Run) -> None:
     """Take the steps that are left, the cluster started only where a step needs it."""
-    with run.in_progress(), ExitStack() as stack:
+    with signals.kept(), run.in_progress(), ExitStack() as stack:
         executor: Executor = SerialExecutor()
         if run.config.compute.address or run.needs_cluster:
             with run.timed("ray"):

@@ -9,11 +9,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tasks.reaper import reaping
+from tasks.reaper import descendants, reaping
 from tasks.specs import ComputeSpec
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
             stack.callback(ray.shutdown)
             _attach(ray, compute.address)
         else:
-            with _undone_on_error(ray):
+            with _undone_on_error(ray.shutdown):
                 _start(ray, compute)
             stack.enter_context(reaping())  # outlasts the shutdown, in case that is what dies
             stack.callback(ray.shutdown)
@@ -155,11 +155,16 @@ def _start(ray: Any, compute: ComputeSpec) -> None:
 
 
 @contextmanager
-def _undone_on_error(ray: Any) -> Iterator[None]:
+def _undone_on_error(shutdown: Callable[[], None]) -> Iterator[None]:
+    """Leave no process of a start that was interrupted halfway, which Ray itself does not clean up."""
+    before = set(descendants(os.getpid()))
     try:
         yield
     except BaseException:
-        ray.shutdown()
+        shutdown()
+        for pid in set(descendants(os.getpid())) - before:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         raise
 
 

@@ -4,6 +4,7 @@ Workers write their own metrics and checkpoints to the shared root, so nothing p
 """
 
 import logging
+import signal
 import tempfile
 import threading
 import time
@@ -91,6 +92,7 @@ def _run(trainer: Any) -> None:
     """Fit, and raise what stopped it as it was raised: Ray wraps a worker's error and turns Ctrl-C into an exit."""
     from ray.train import WorkerGroupError
 
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except SystemExit as interruption:
@@ -100,6 +102,9 @@ def _run(trainer: Any) -> None:
         cause = getattr(first, "cause", None) or first
         cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
         raise cause from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Ray leaves its own, which would exit with 0
 
 
 def _enter(config: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from flows.config import load_config
 from flows.runs import open_run
 from flows.work import perform
 from tasks.executor import SerialExecutor
-from tests.end_to_end.command import charflow, charflow_json, start
+from tests.end_to_end.command import TINY, charflow, charflow_json, start
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return chunk_bytes(root)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_stopped_in_the_middle_of_integrate(
     tmp_path: Path, undisturbed: dict[str, bytes], blow: signal.Signals
 ) -> None:
@@ -104,3 +104,26 @@ def test_a_driver_stopped_in_the_middle_of_integrate(
         simulated = integrate_here(root)["simulated"]
     assert simulated == CHUNKS - kept
     assert chunk_bytes(root) == undisturbed
+
+
+def test_a_driver_asked_to_end_in_the_middle_of_a_training_keeps_its_checkpoint(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    changes = (
+        *TINY,
+        "velocity.kind=network",
+        "velocity.steps=20000",
+        "velocity.batch_size=128",
+        "velocity.network.width=32",
+    )
+    driver = start("run", "gaussian", root=root, changes=changes)
+    checkpoints = "gaussian/velocity/checkpoints/*/step-*.json"
+    assert wait_until(lambda: any(root.glob(checkpoints)), seconds=200), driver.communicate(timeout=10)
+    below = engines_of(driver.pid)
+    os.kill(driver.pid, signal.SIGTERM)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, (out, err)
+    assert err.count("interrupted; everything committed is kept") == 1
+    assert "Traceback" not in err
+    assert wait_until(lambda: not any(map(alive, below)), seconds=20), [pid for pid in below if alive(pid)]
+    assert charflow_json("show", "gaussian", root=root)["status"] == "interrupted"
+    assert any(root.glob(checkpoints))
