@@ -9,11 +9,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tasks.reaper import descendants, reaping
+from tasks.reaper import birth_certificates, descendants, kill_all, reaping
 from tasks.specs import ComputeSpec
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 
 _IN_FLIGHT_PER_CPU = 3
 _CONNECT_SECONDS = 5.0
+_PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves
 _OBJECT_STORE_BYTES = 128 * 2**20
 
 
@@ -101,10 +102,7 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
             stack.callback(ray.shutdown)
             _attach(ray, compute.address)
         else:
-            with _undone_on_error(ray.shutdown):
-                _start(ray, compute)
-            stack.enter_context(reaping())  # outlasts the shutdown, in case that is what dies
-            stack.callback(ray.shutdown)
+            stack.enter_context(_started_here(ray, compute))
         _restore(handlers)
         yield RayExecutor()
 
@@ -155,17 +153,25 @@ def _start(ray: Any, compute: ComputeSpec) -> None:
 
 
 @contextmanager
-def _undone_on_error(shutdown: Callable[[], None]) -> Iterator[None]:
-    """Leave no process of a start that was interrupted halfway, which Ray itself does not clean up."""
+def _started_here(ray: Any, compute: ComputeSpec) -> Iterator[None]:
+    """Start Ray, and end it with all its processes: those of a start cut short, busy actors, agents."""
     before = set(descendants(os.getpid()))
     try:
-        yield
+        _start(ray, compute)
     except BaseException:
-        shutdown()
-        for pid in set(descendants(os.getpid())) - before:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        _end(ray, spared=before)
         raise
+    with reaping() as watcher:  # outlasts the end, in case that is what kills this process
+        try:
+            yield
+        finally:
+            _end(ray, spared=before | {watcher})
+
+
+def _end(ray: Any, *, spared: set[int]) -> None:
+    births = birth_certificates(set(descendants(os.getpid())) - spared)
+    ray.shutdown()
+    kill_all(births, patience=_PATIENCE_SECONDS)
 
 
 def _attach(ray: Any, address: str) -> None:

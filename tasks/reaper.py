@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,11 +17,14 @@ POLL_SECONDS = 0.5
 
 
 @contextmanager
-def reaping() -> Iterator[None]:
-    """Let every process that is below this one now be killed if this one is; does nothing where there is no /proc."""
+def reaping() -> Iterator[int]:
+    """Let every process that is below this one now be killed if this one is; does nothing where there is no /proc.
+
+    Gives the number of the process that watches, which ends on leaving; 0 where there is none.
+    """
     below = descendants(os.getpid())
     if not below:
-        yield
+        yield 0
         return
     watcher = subprocess.Popen(
         [sys.executable, "-S", "-E", __file__, str(os.getpid()), *map(str, below)],
@@ -29,7 +32,7 @@ def reaping() -> Iterator[None]:
         process_group=0,  # a Ctrl-C on the terminal is not for it
     )
     try:
-        yield
+        yield watcher.pid
     finally:
         watcher.kill()
         watcher.wait()
@@ -52,23 +55,39 @@ def descendants(pid: int) -> list[int]:
 
 
 def started(pid: int) -> str:
-    """Give when a process started, so that another one that took over its number is told apart; empty if it is gone."""
+    """Give when a process started, so that another one that took over its number is told apart; empty once it ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
-def _watch(driver: int, watched: list[int]) -> None:
-    births = {pid: started(pid) for pid in watched}
-    while os.getppid() == driver:
-        time.sleep(POLL_SECONDS)
-    for pid, birth in births.items():
+def birth_certificates(pids: Iterable[int]) -> dict[int, str]:
+    """Give when each process started, by its number."""
+    return {pid: started(pid) for pid in pids}
+
+
+def kill_all(births: Mapping[int, str], *, patience: float) -> None:
+    """Kill those of the processes that have not ended by themselves after ``patience`` seconds."""
+    end = time.monotonic() + patience
+    left = dict(births)
+    while left and time.monotonic() < end:
+        left = {pid: birth for pid, birth in left.items() if birth and started(pid) == birth}
+        time.sleep(POLL_SECONDS / 10)
+    for pid, birth in left.items():
         if birth and started(pid) == birth:
             try:
                 os.kill(pid, signal.SIGKILL)
             except OSError:
-                continue  # it ended by itself, or is not ours
+                continue  # it ended meanwhile, or is not ours
+
+
+def _watch(driver: int, watched: list[int]) -> None:
+    births = birth_certificates(watched)
+    while os.getppid() == driver:
+        time.sleep(POLL_SECONDS)
+    kill_all(births, patience=0.0)
 
 
 if __name__ == "__main__":
