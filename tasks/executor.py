@@ -141,6 +141,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disable
 
 def _start(ray: Any, compute: ComputeSpec) -> None:
     ray.init(
+        address="local",  # else Ray joins whatever cluster was last started on this machine
         num_cpus=compute.cpus or None,
         num_gpus=compute.gpus or None,
         include_dashboard=False,

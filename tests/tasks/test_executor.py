@@ -79,6 +79,15 @@ def test_a_ray_executor_gives_every_result_and_the_first_error_as_it_was_raised(
 
 
 @pytest.mark.slow
+def test_a_session_is_a_cluster_of_its_own_on_loopback(cluster: RayExecutor) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    assert address.startswith("127.0.0.1:")
+    assert ray.cluster_resources()["CPU"] == 2  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.slow
 def test_what_has_not_begun_is_never_begun_once_nobody_asks(cluster: RayExecutor, tmp_path: Path) -> None:
     markers = [tmp_path / str(k) for k in range(40)]
     results = cluster.map(mark_slowly, markers)
