@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.config import load_config
+from flows.runs import open_run
+from flows.work import perform
+from tasks.executor import SerialExecutor
+
 ROOT = Path(__file__).resolve().parents[2]
 
 TINY = (
@@ -57,3 +62,13 @@ def charflow_json(*words: str, root: Path, changes: tuple[str, ...] = ()) -> dic
     found = json.loads(out)
     assert isinstance(found, dict)
     return found
+
+
+def integrate_here(root: Path, *, changes: tuple[str, ...]) -> dict[str, Any]:
+    """Bring the gaussian preset's trajectories to their end in this process, and give what the step tells."""
+    config = load_config("gaussian", changes=changes)
+    run = open_run(config, root=root, name="", source="gaussian", until="integrate")
+    with run.in_progress():
+        for step in run.pending:
+            perform(step, run, SerialExecutor(), progress=lambda *_: None)
+    return dict(run.record.steps["integrate"].summary)

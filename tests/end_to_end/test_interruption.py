@@ -6,15 +6,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flows.config import load_config
-from flows.runs import open_run
-from flows.work import perform
-from tasks.executor import SerialExecutor
-from tests.end_to_end.command import TINY, charflow, charflow_json, start
+from tests.end_to_end.command import TINY, charflow, charflow_json, integrate_here, start
 
 pytestmark = pytest.mark.slow
 
@@ -64,20 +59,10 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
     return False
 
 
-def integrate_here(root: Path) -> dict[str, Any]:
-    """Bring a run's trajectories to their end in this process, and give what the step tells."""
-    config = load_config("gaussian", changes=[*CHANGES, "compute.cpus=1"])
-    run = open_run(config, root=root, name="", source="gaussian", until="integrate")
-    with run.in_progress():
-        for step in run.pending:
-            perform(step, run, SerialExecutor(), progress=lambda *_: None)
-    return dict(run.record.steps["integrate"].summary)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     root = tmp_path_factory.mktemp("undisturbed") / "runs"
-    assert integrate_here(root)["simulated"] == CHUNKS
+    assert integrate_here(root, changes=CHANGES)["simulated"] == CHUNKS
     return chunk_bytes(root)
 
 
@@ -101,7 +86,7 @@ def test_a_driver_stopped_in_the_middle_of_integrate(
         simulated = charflow_json("show", "gaussian", root=root)["steps"]["integrate"]["summary"]["simulated"]
     else:
         assert charflow_json("show", "gaussian", root=root)["status"] == "interrupted"
-        simulated = integrate_here(root)["simulated"]
+        simulated = integrate_here(root, changes=CHANGES)["simulated"]
     assert simulated == CHUNKS - kept
     assert chunk_bytes(root) == undisturbed
 
@@ -111,7 +96,7 @@ def test_a_driver_asked_to_end_in_the_middle_of_a_training_keeps_its_checkpoint(
     changes = (
         *TINY,
         "velocity.kind=network",
-        "velocity.steps=20000",
+        "velocity.steps=6000",
         "velocity.batch_size=128",
         "velocity.network.width=32",
     )
