@@ -58,7 +58,7 @@ class Catalog:
     """The runs under one root."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.absolute()  # workers have other working folders
 
     def paths(self, run: str) -> RunPaths:
         """Give the places of a run, whether it exists or not."""

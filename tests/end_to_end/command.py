@@ -28,8 +28,9 @@ TINY = (
 
 
 def arguments(*words: str, root: Path, changes: tuple[str, ...] = ()) -> list[str]:
+    """Give the words of a command that is run in the folder around ``root``: users give relative roots."""
     sets = [part for change in changes for part in ("--set", change)]
-    return [sys.executable, "-m", "flows.cli", *words, "--root", str(root), *sets]
+    return [sys.executable, "-m", "flows.cli", *words, "--root", root.name, *sets]
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -182,3 +182,8 @@ def test_a_run_is_alive_while_its_process_is(catalog: Catalog) -> None:
     assert is_alive(replace(record, host="elsewhere", pid=gone))  # which nobody here can know
     assert not is_alive(replace(record, status="finished"))
     assert not is_alive(replace(record, status="failed", host="elsewhere"))
+
+
+def test_a_relative_root_is_made_absolute_for_workers_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Catalog(Path("runs")).paths("moons").folder == tmp_path / "runs" / "moons"
