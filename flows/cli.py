@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from flows import signals
+from flows.bench import benchmarks, run_benchmark
 from flows.config import config_name, load_config, presets
 from flows.display import Bars, metric_rows, print_table
 from flows.progress import listening
@@ -252,16 +253,12 @@ def _sample(options: argparse.Namespace) -> int:
         if step not in record.steps:
             raise InputError(f"run {record.name!r} has no {step} yet; run it to the end first")
         places[step] = catalog.paths(record.steps[step].holder)
-    from tasks.sample import write_sample_file
+    from tasks.sample import SampleRequest, write_sample_file
 
-    shape = write_sample_file(
-        places["train_generator"].generator,
-        places["ingest"].data,
-        out=out,
-        count=options.count,
-        steps=options.steps,
-        seed=options.seed,
+    request = SampleRequest(
+        count=options.count, steps=options.steps, seed=options.seed, label=options.label, guidance=options.guidance
     )
+    shape = write_sample_file(places["train_generator"].generator, places["ingest"].data, request, out=out)
     if options.json:
         return _print_json({"run": record.name, "out": str(out), "shape": list(shape)})
     OUT.print(f"{out}: {' x '.join(map(str, shape))}", highlight=False)
@@ -300,6 +297,23 @@ def _report(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _bench(options: argparse.Namespace) -> int:
+    if not options.name:
+        found = benchmarks()
+        if options.json:
+            return _print_json(found)
+        print_table(OUT, ("bench", "what it measures"), list(found.items()))
+        return DONE
+    measured = run_benchmark(options.name)
+    if options.json:
+        return _print_json(measured)
+    rows = [(name, f"{value:.4g}") for name, value in measured["results"].items()]
+    print_table(OUT, ("contender", measured["unit"]), rows)
+    for key, value in measured["detail"].items():
+        OUT.print(f"{key}: {value}", markup=False, highlight=False)
+    return DONE
+
+
 def _status(record: RunRecord) -> str:
     return record.status if record.status != "running" or is_alive(record) else "interrupted"
 
@@ -329,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
         sub.set_defaults(command=command)
         sub.add_argument("--json", action="store_true", help="print one JSON object")
-        if name != "presets":
+        if name not in ("presets", "bench"):
             sub.add_argument("--root", default="", help="folder of runs; default $CHARFLOW_ROOT, else ./runs")
         return sub
 
@@ -341,6 +355,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--ray", default="", metavar="ADDRESS", help="host:port of a running Ray cluster")
     run.add_argument("--until", default=STEPS[-1], metavar="STEP", help=f"last step: {', '.join(STEPS)}")
     add("runs", _runs, "list the runs")
+    bench = add("bench", _bench, "measure this machine: charflow beside its limit and its peers")
+    bench.add_argument("name", metavar="NAME", nargs="?", default="", help="of the benchmark; without it: list them")
     for name, command, about in (
         ("show", _show, "show one run: steps, facts, metrics, lineage"),
         ("verify", _verify, "recompute the digest of every committed chunk"),
@@ -356,6 +372,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--count", type=int, required=True, help="number of samples")
             sub.add_argument("--steps", type=int, default=1, help="network evaluations a sample")
             sub.add_argument("--seed", type=int, default=0, help="of the source noise")
+            sub.add_argument("--label", default=None, help="name or index of the class; default: all, as in the data")
+            sub.add_argument("--guidance", type=float, default=1.0, metavar="W", help="weight of the label; default 1")
             sub.add_argument("--out", required=True, help="file: .npy, .npz, .png or .zarr")
     return parser
 

@@ -17,20 +17,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.errors import InputError
 from tasks.specs import (
     KEYS_OF_DATASET,
+    KEYS_OF_NETWORK,
     KEYS_OF_VELOCITY,
     ORACLE_KINDS,
+    SYNTHETIC_KINDS,
     ComputeSpec,
     DatasetSpec,
     EvaluationSpec,
     GeneratorSpec,
     InterpolantSpec,
+    NetworkSpec,
     TrajectoriesSpec,
     VelocitySpec,
 )
 
 Tree = dict[str, Any]
 
-_KEYS_OF_KIND = {"dataset": KEYS_OF_DATASET, "velocity": KEYS_OF_VELOCITY}
+_KEYS_OF_KIND = {
+    "dataset": KEYS_OF_DATASET,
+    "velocity": KEYS_OF_VELOCITY,
+    "velocity.network": KEYS_OF_NETWORK,
+    "generator.network": KEYS_OF_NETWORK,
+}
+_DEFAULT_KINDS = {
+    "velocity": VelocitySpec().kind,
+    "velocity.network": NetworkSpec().kind,
+    "generator.network": NetworkSpec().kind,
+}
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -59,8 +72,8 @@ def load_config(source: str, *, changes: Sequence[str] = ()) -> PipelineConfig:
     tree = _read(source)
     parsed = [_parse_change(change) for change in changes]
     for path, value in parsed:
-        if path[1:] == ["kind"]:
-            _switch_kind(tree, path[0], value)
+        if len(path) > 1 and path[-1] == "kind":
+            _switch_kind(tree, path[:-1], value)
     for path, value in parsed:
         _assign(tree, path, value)
     return build_config(tree)
@@ -74,7 +87,7 @@ def build_config(tree: Tree) -> PipelineConfig:
     """
     _require_known(tree, PipelineConfig, prefix="")
     for section, kinds in _KEYS_OF_KIND.items():
-        _require_fitting(tree.get(section, {}), section, kinds)
+        _require_fitting(_section(tree, section.split(".")), section, kinds)
     try:
         config = PipelineConfig.model_validate(tree)
     except ValidationError as error:
@@ -94,8 +107,7 @@ def as_tree(config: PipelineConfig) -> Tree:
     for section in PipelineConfig.model_fields:
         spec = getattr(config, section)
         if is_dataclass(spec) and not isinstance(spec, type):
-            kinds, values = _KEYS_OF_KIND.get(section, {}), asdict(spec)
-            tree[section] = {k: v for k, v in values.items() if k not in kinds or values["kind"] in kinds[k]}
+            tree[section] = _meaningful(asdict(spec), section)
     return tree
 
 
@@ -150,14 +162,30 @@ def _parse_change(change: str) -> tuple[list[str], Any]:
     return key.strip().split("."), value
 
 
-def _switch_kind(tree: Tree, section: str, kind: Any) -> None:
-    """Set a section's kind and drop the keys that mean nothing for it."""
-    found = tree.setdefault(section, {})
-    if isinstance(found, dict):
-        kinds = _KEYS_OF_KIND.get(section, {})
-        for key in [key for key in found if key in kinds and kind not in kinds[key]]:
-            del found[key]
-        found["kind"] = kind
+def _section(tree: Tree, path: Sequence[str]) -> Tree:
+    """Give a section inside a tree, empty where there is none."""
+    for key in path:
+        tree = tree.get(key, {})
+        if not isinstance(tree, dict):
+            return {}  # a value where a section belongs is complained of elsewhere
+    return tree
+
+
+def _switch_kind(tree: Tree, path: Sequence[str], kind: Any) -> None:
+    """Drop a section's keys that mean nothing for the kind it is going to have."""
+    found, kinds = _section(tree, path), _KEYS_OF_KIND.get(".".join(path), {})
+    for key in [key for key in found if key in kinds and str(kind) not in kinds[key]]:
+        del found[key]
+
+
+def _meaningful(values: Tree, section: str) -> Tree:
+    """Give a section without the keys that mean nothing for its kind, all the way down."""
+    kinds = _KEYS_OF_KIND.get(section, {})
+    return {
+        key: _meaningful(value, f"{section}.{key}") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in kinds or values["kind"] in kinds[key]
+    }
 
 
 def _assign(tree: Tree, path: list[str], value: Any) -> None:
@@ -189,10 +217,17 @@ def _require_consistent(config: PipelineConfig) -> None:
         raise InputError(
             f"velocity.kind = oracle needs dataset.kind {' or '.join(ORACLE_KINDS)}, got {config.dataset.kind!r}"
         )
-    if velocity.kind == "network" and trajectories.solver == "heun" and trajectories.stop == 1:
+    is_singular = velocity.kind == "network" or (velocity.kind == "kernel" and velocity.bandwidth == 0)
+    if is_singular and trajectories.solver == "heun" and trajectories.stop == 1:
         raise InputError(
-            "trajectories.stop must be below 1 for trajectories.solver = heun, which asks the network's velocity at "
-            "the end, got 1"
+            "trajectories.stop must be below 1 for trajectories.solver = heun, which asks the velocity there, got 1"
+        )
+    if config.compute.spread and velocity.kind != "kernel":
+        raise InputError(f"compute.spread = true needs velocity.kind = kernel, got {velocity.kind!r}")
+    if velocity.conditional and config.dataset.kind in SYNTHETIC_KINDS:
+        raise InputError(
+            f"velocity.conditional = true needs a dataset with labels, got dataset.kind = {config.dataset.kind}, whose "
+            "points have none"
         )
     if config.generator.warm_start and (velocity.kind != "network" or velocity.network != config.generator.network):
         raise InputError(
@@ -205,9 +240,9 @@ def _field_names(kind: Any) -> str:
 
 
 def _require_fitting(found: Tree, section: str, kinds: dict[str, frozenset[str]]) -> None:
-    kind = found.get("kind", "network" if section == "velocity" else None)
+    kind = found.get("kind", _DEFAULT_KINDS.get(section))
     for key, value in found.items():
-        if kind is not None and key in kinds and kind not in kinds[key]:
+        if isinstance(kind, str) and key in kinds and kind not in kinds[key]:
             only = ", ".join(sorted(kinds[key]))
             raise InputError(
                 f"{section}.{key} = {value!r} has no meaning for {section}.kind = {kind}, only for: {only}"
@@ -228,6 +263,7 @@ def _explain(error: ValidationError) -> str:
 
 
 _SPECS = (
-    DatasetSpec, InterpolantSpec, VelocitySpec, TrajectoriesSpec, GeneratorSpec, EvaluationSpec, ComputeSpec
+    DatasetSpec, InterpolantSpec, NetworkSpec, VelocitySpec, TrajectoriesSpec, GeneratorSpec, EvaluationSpec,
+    ComputeSpec,
 )  # fmt: skip
 _ALL_NAMES = {name for spec in _SPECS for name in (f.name for f in fields(spec))} | set(PipelineConfig.model_fields)

@@ -25,7 +25,7 @@ class Bars:
             console=console,
         )
         self._bar: TaskID | None = None  # of the step that works now
-        self._first: int | None = None  # what it had done when first heard of, so that a resumed one has a true rate
+        self._first: tuple[int, float] | None = None  # done and seconds when first heard of
 
     @contextmanager
     def shown(self) -> Iterator[Listener]:
@@ -48,9 +48,10 @@ class Bars:
         """Move the step's bar."""
         if self._bar is None:
             return
-        self._first = done if self._first is None else self._first
         elapsed = self._bars.tasks[-1].elapsed or 0.0
-        rate = f"{(done - self._first) / elapsed:,.0f}/s" if elapsed > 1 and done > self._first else ""
+        self._first = self._first or (done, elapsed)
+        items, seconds = done - self._first[0], elapsed - self._first[1]
+        rate = f"{items / seconds:,.{0 if items >= 10 * seconds else 1}f}/s" if seconds > 1 and items else ""
         self._bars.update(self._bar, completed=done, total=total, count=f"{done:,}/{total:,}", rate=rate, words=words)
 
     def ended(self, step: str, *, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """A run in the making: its configuration, its keys, its record, and which steps it can take over from where."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import time
@@ -12,10 +13,14 @@ from typing import Any
 
 from flows.config import PipelineConfig, as_tree, build_config, dump_config, flatten
 from flows.stages import STEPS, run_identity, stage_keys
-from storage.catalog import Catalog, RunRecord, StageRecord, stage_record
-from storage.errors import InputError, RunConflictError
-from storage.paths import RunPaths
+from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
+from storage.errors import InputError, RunConflictError, UnknownRunError
+from storage.paths import RunPaths, sources_path
+from storage.sources import source_digest
+from storage.specs import SourceSpec
 from tasks.specs import PATH_KINDS
+
+logger = logging.getLogger(__name__)
 
 _PACKAGES = ("charflow", "torch", "ray", "prefect", "zarr", "numpy", "pot")
 
@@ -31,7 +36,7 @@ class Run:
         self.catalog = catalog
         self.record = record
         self.until = until
-        self.keys = stage_keys(config)
+        self.keys = stage_keys(config, source=record.source_digest)
         self.timings: dict[str, float] = {}  # seconds of orchestration, by what took them
         self.made: dict[str, float] = {}  # seconds of each step that this process worked on
 
@@ -53,8 +58,12 @@ class Run:
     @property
     def needs_cluster(self) -> bool:
         """Tell whether a pending step runs on Ray."""
-        is_trained = self.config.velocity.kind == "network"
-        return bool({"integrate", "train_generator", *(["fit_velocity"] if is_trained else [])} & set(self.pending))
+        velocity = self.config.velocity
+        is_searched = velocity.kind == "kernel" and velocity.bandwidth == "loo"
+        on_ray = {"integrate", "train_generator"} | (
+            {"fit_velocity"} if velocity.kind == "network" or is_searched else set()
+        )
+        return bool(on_ray & set(self.pending))
 
     def holder(self, step: str) -> RunPaths:
         """Give the places of the run that holds a finished step."""
@@ -135,21 +144,27 @@ def open_run(config: PipelineConfig, *, root: Path, name: str, source: str, unti
         until: the last step wanted.
 
     Raises:
-        InputError: the step is unknown, the root cannot be written, or the name belongs to another configuration.
+        InputError: the step is unknown, the dataset is missing, the root cannot be written, or the name belongs to
+            another configuration or to the same one over other data.
     """
     if until not in STEPS:
         raise InputError(f"--until must be one of {', '.join(STEPS)}, got {until!r}")
-    if config.dataset.kind in PATH_KINDS and not Path(config.dataset.path).exists():
-        raise InputError(f"dataset.path {config.dataset.path!r} is missing; it must name a file that can be read")
     catalog = Catalog(root)
+    digest = _digest_of(config, catalog)
+    asked = name or config.name or source
+    _renew(catalog, asked, config, digest)
     try:
         record = catalog.claim(
-            name or config.name or source, identity=run_identity(config), config=source, is_explicit=bool(name)
+            asked,
+            identity=run_identity(config, source=digest),
+            config=source,
+            is_explicit=bool(name),
+            source_digest=digest,
         )
     except RunConflictError as error:
-        raise RunConflictError(
-            f"{error}; it differs in {_differing(catalog, name, config)}: choose another name"
-        ) from None
+        raise _conflict(catalog, asked, config, error) from None
+    if not name and "ingest" not in record.steps:
+        _warn_of_change(catalog, record, config)
     catalog.write_config(record.name, dump_config(config))
     run = Run(config, catalog=catalog, record=record, until=until)
     run.adopt()
@@ -167,10 +182,59 @@ def reopen(catalog: Catalog, name: str) -> Run:
     return Run(config, catalog=catalog, record=record, until=STEPS[-1])
 
 
+def _digest_of(config: PipelineConfig, catalog: Catalog) -> str:
+    """Give the digest of the dataset's files, empty for data that no file holds."""
+    spec = config.dataset
+    if spec.kind not in PATH_KINDS:
+        return ""
+    source = SourceSpec(kind=spec.kind, path=spec.path, split=spec.split)
+    return source_digest(source, cache=sources_path(catalog.root))
+
+
+def _warn_of_change(catalog: Catalog, record: RunRecord, config: PipelineConfig) -> None:
+    """Tell when other runs of this configuration ingested other data under the same path."""
+    digest = record.source_digest
+    former = next((r for r in catalog.runs() if "ingest" in r.steps and _has_other_data(r, config, digest)), None)
+    if former is not None:
+        logger.warning(
+            "dataset.path %r has changed since run %s ingested it; run %s takes it as it is now",
+            config.dataset.path,
+            former.name,
+            record.name,
+        )
+
+
+def _renew(catalog: Catalog, name: str, config: PipelineConfig, digest: str) -> None:
+    """Let a run that failed before it ingested anything take the data as it is now, mended perhaps."""
+    try:
+        record = catalog.get(name)
+    except UnknownRunError:
+        return
+    if not record.steps and not is_alive(record) and _has_other_data(record, config, digest):
+        catalog.update(record, identity=run_identity(config, source=digest), source_digest=digest)
+
+
+def _has_other_data(record: RunRecord, config: PipelineConfig, digest: str) -> bool:
+    """Tell whether a run has this very configuration, but the files of its dataset had another digest."""
+    return record.source_digest not in ("", digest) and (
+        run_identity(config, source=record.source_digest) == record.identity
+    )
+
+
 def versions() -> dict[str, str]:
     """Give the versions that a result depends on."""
     found = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def _conflict(catalog: Catalog, name: str, config: PipelineConfig, error: RunConflictError) -> RunConflictError:
+    """Say in what the run that has the name differs from what was asked for: in its data or its configuration."""
+    if _has_other_data(catalog.get(name), config, ""):
+        return RunConflictError(
+            f"dataset.path {config.dataset.path!r} has changed since run {name!r} was made of it; "
+            "choose another name, or none"
+        )
+    return RunConflictError(f"{error}; it differs in {_differing(catalog, name, config)}: choose another name")
 
 
 def _differing(catalog: Catalog, name: str, config: PipelineConfig) -> str:

@@ -42,7 +42,7 @@ def _ingest(run: Run, _: Executor, __: Progress) -> Any:
     return ingest(run.config.dataset, seed=run.config.seed, path=run.paths.data)
 
 
-def _fit_velocity(run: Run, _: Executor, progress: Progress) -> Any:
+def _fit_velocity(run: Run, executor: Executor, progress: Progress) -> Any:
     request = VelocityRequest(
         velocity=run.config.velocity,
         interpolant=run.config.interpolant,
@@ -51,8 +51,9 @@ def _fit_velocity(run: Run, _: Executor, progress: Progress) -> Any:
         seed=run.config.seed,
         data=run.holder("ingest").data,
         place=TrainingPlace(folder=run.paths.velocity, key=run.keys["fit_velocity"]),
+        device=run.config.compute.device,
     )
-    return fit_velocity(request, progress=progress)
+    return fit_velocity(request, executor=executor, progress=progress)
 
 
 def integrate_request(run: Run) -> IntegrateRequest:
@@ -62,8 +63,10 @@ def integrate_request(run: Run) -> IntegrateRequest:
         interpolant=run.config.interpolant,
         seed=run.config.seed,
         dim=tuple(run.record.steps["ingest"].summary["dim"]),
+        data=run.holder("ingest").data,
         velocity=run.holder("fit_velocity").velocity,
         store=run.paths.trajectories,
+        is_spread=run.config.compute.spread,
     )
 
 
@@ -80,6 +83,7 @@ def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
         velocity=run.holder("fit_velocity").velocity,
         store=run.holder("integrate").trajectories,
         place=TrainingPlace(folder=run.paths.generator, key=run.keys["train_generator"]),
+        device=run.config.compute.device,
     )
     return train_generator(request, progress=progress)
 
@@ -98,6 +102,7 @@ def _evaluate(run: Run, _: Executor, progress: Progress) -> Any:
         count=run.config.trajectories.count,
         report=run.paths.report,
         facts=_facts(run),
+        device=run.config.compute.device,
     )
     return evaluate(request, progress=progress)
 

@@ -41,6 +41,7 @@ class RunRecord:
     name: str
     identity: str  # of its configuration, but for the count of trajectories
     config: str  # what it was made from: a preset or a file's name
+    source_digest: str = ""  # of the dataset's files when the run was made; empty for data that no file holds
     status: str = "new"
     created: str
     updated: str
@@ -83,7 +84,7 @@ class Catalog:
             raise UnknownRunError(f"run {run!r} is unknown under {self.root}; known: {known}")
         return _read(path)
 
-    def claim(self, name: str, *, identity: str, config: str, is_explicit: bool) -> RunRecord:
+    def claim(self, name: str, *, identity: str, config: str, is_explicit: bool, source_digest: str = "") -> RunRecord:
         """Give the run of this configuration, made anew if there is none.
 
         Args:
@@ -91,6 +92,7 @@ class Catalog:
             identity: fingerprint of the configuration.
             config: what it was made from, for people.
             is_explicit: the name was asked for, so another configuration's run of that name is an error.
+            source_digest: of the dataset's files, which is part of the identity.
 
         Raises:
             InputError: the name cannot be a folder's, or the root cannot be written.
@@ -102,7 +104,7 @@ class Catalog:
             )
         candidates = [name] if is_explicit else [name, f"{name}-{identity[:6]}"]
         for candidate in candidates:
-            record = self._create(candidate, identity=identity, config=config)
+            record = self._create(candidate, identity=identity, config=config, source_digest=source_digest)
             if record.identity == identity:
                 return record
         raise RunConflictError(f"run {name!r} has another configuration")
@@ -128,12 +130,14 @@ class Catalog:
             if stage is not None and stage.key == key and stage.holder == record.name:
                 yield stage
 
-    def _create(self, name: str, *, identity: str, config: str) -> RunRecord:
+    def _create(self, name: str, *, identity: str, config: str, source_digest: str) -> RunRecord:
         paths = self.paths(name)
         if paths.record.exists():
             return _read(paths.record)
         now = _now()
-        record = RunRecord(name=name, identity=identity, config=config, created=now, updated=now)
+        record = RunRecord(
+            name=name, identity=identity, config=config, source_digest=source_digest, created=now, updated=now
+        )
         try:
             is_ours = create_exclusive(paths.record, _dump(record))
         except OSError as error:

@@ -1,12 +1,14 @@
 """The dataset of a run, standardised and cut into shards: a Zarr v3 group with ``x [rows, *dim]`` and ``label [rows]``.
 
-One chunk is one shard. The attributes (mean, scale, source, digest) are written last; only they make the store whole.
-Zarr gives the fill value for a chunk that is gone, so a read looks for the chunks' files first.
+One chunk is one shard. The attributes (mean, scale, classes, source, digest) are written last; only they make the store
+whole. Zarr gives the fill value for a chunk that is gone, so a read looks for the chunks' files first.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,18 +20,22 @@ from zarr.codecs import Crc32cCodec
 
 from storage.atomic import sync_folder, sync_tree
 from storage.checksum import DIGEST_BYTES
-from storage.chunks import ChunkGrid, Shard, even_shards
+from storage.chunks import ChunkGrid, Shard, default_chunk_rows, even_shards
 from storage.errors import DamagedError, IncompleteError, InputError, VersionError
 from storage.fingerprint import fingerprint
+from storage.shards import map_shard, write_shard
 from storage.specs import SCHEMA_VERSION
 
 Values = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Moments = npt.NDArray[np.float64]
 
+MOST_CLASSES = 2**16  # of an index that is no class but a number of some other kind, the shares would fill the memory
+_BLOCK_BYTES = 8 * 2**20  # of rows in single precision that are worked on at once; a row is never cut
+
 
 class Dataset(Protocol):
-    """Rows of data of one shape, read by range."""
+    """Rows of data of one shape, read by range, usually in order."""
 
     @property
     def rows(self) -> int:
@@ -46,8 +52,17 @@ class Dataset(Protocol):
         """Whether rows have a class."""
         ...
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in order of index; empty where they have none."""
+        ...
+
     def read(self, start: int, stop: int) -> tuple[Values, Labels | None]:
         """Give rows ``start <= row < stop`` in data units, ``[stop - start, *dim]``, and their labels if any."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Give the file and the row in it, for people: ``data.npz: row 7``."""
         ...
 
 
@@ -59,100 +74,185 @@ class Standardisation:
     scale: Moments
 
     def to_standard(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Map data units to standardised units, in the type of ``x``."""
-        return np.asarray((x - self.mean) / self.scale, dtype=x.dtype)
+        """Map data units to standardised units, ``[..., *dim]``, in the type of ``x``."""
+        out = np.empty_like(x)
+        for block in self._blocks(x):
+            out[block] = (x[block] - self.mean) / self.scale
+        return out
 
     def to_data(self, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Map standardised units back to data units, in the type of ``z``."""
-        return np.asarray(self.mean + self.scale * z, dtype=z.dtype)
+        """Map standardised units back to data units, ``[..., *dim]``, in the type of ``z``."""
+        out = np.empty_like(z)
+        for block in self._blocks(z):
+            out[block] = self.mean + self.scale * z[block]
+        return out
+
+    def _blocks(self, x: npt.NDArray[Any]) -> Iterator[slice]:
+        """Give slices of the first axis so short that their double-precision copies are small beside ``x``."""
+        if x.ndim <= self.mean.ndim:  # a single row
+            yield slice(None)
+            return
+        rows = _block_rows(x.shape[1:])
+        for start in range(0, len(x), rows):
+            yield slice(start, start + rows)
 
 
 def ingest_dataset(
     path: Path, dataset: Dataset, *, source: dict[str, Any], shards: int, standardise: bool
 ) -> "DataStore":
-    """Write a dataset as a standardised store in two passes, holding one shard at a time.
+    """Write a dataset as a standardised store in two passes, holding one block of rows at a time.
 
-    Vectors are scaled coordinate by coordinate; images by one scale for all pixels, which share their units.
+    Vectors are scaled coordinate by coordinate; images by one scale for all pixels, which share their units. What is
+    wrong with the data shows in the first pass, before anything is written; should the second fail, what it wrote is
+    removed.
 
     Raises:
-        InputError: the dataset is empty or has a value that is not finite.
+        InputError: the dataset is empty, or has a value that is not finite, or a label that is no class.
     """
     if dataset.rows < 1:
         raise InputError("dataset is empty; it needs at least one row")
-    grid = even_shards(dataset.rows, shards=shards)
-    mean, scale, std = _moments(dataset, grid)
-    if not standardise:
-        mean, scale = np.zeros(dataset.dim), np.ones(dataset.dim)
-    standardisation = Standardisation(mean=mean, scale=scale)
-    group = zarr.create_group(path, zarr_format=3, overwrite=True)
-    codecs = [Crc32cCodec()]
-    chunks = (grid.chunk_rows, *dataset.dim)
-    x = group.create_array(
-        "x", shape=(dataset.rows, *dataset.dim), chunks=chunks, dtype="float32", compressors=codecs, **_LAYOUT
-    )
-    labels: Any = None
-    if dataset.has_labels:
-        labels = group.create_array(
-            "label", shape=(dataset.rows,), chunks=(grid.chunk_rows,), dtype="int64", compressors=codecs, **_LAYOUT
-        )
-    values_state, labels_state = (hashlib.blake2b(digest_size=DIGEST_BYTES) for _ in range(2))
-    for shard, values, classes in _shards(dataset, grid):
-        standard = standardisation.to_standard(values)
-        x[shard.start : shard.stop] = standard
-        values_state.update(np.ascontiguousarray(standard).data)
-        if classes is not None:
-            labels[shard.start : shard.stop] = classes
-            labels_state.update(np.ascontiguousarray(classes).data)
-    sync_tree(path)
-    content = {"dim": list(dataset.dim), "mean": mean.tolist(), "scale": scale.tolist()}
-    states = {"x": values_state.hexdigest(), "label": labels_state.hexdigest() if dataset.has_labels else None}
-    group.update_attributes(
-        {
-            "version": SCHEMA_VERSION,
-            "mean": content["mean"],
-            "scale": content["scale"],
-            "std": 1.0 if standardise else std,
-            "source": source,
-            "digest": fingerprint(content | states),
-        }
-    )
-    sync_tree(path)
-    sync_folder(path.parent)
+    survey = _survey(dataset, is_standardised=standardise)
+    try:
+        _write(path, dataset, survey, source=source, grid=even_shards(dataset.rows, shards=shards))
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return DataStore(path)
 
 
-_LAYOUT: dict[str, Any] = {"config": {"write_empty_chunks": True}}
+@dataclass(frozen=True, kw_only=True)
+class _Survey:
+    """What the first pass found."""
+
+    standardisation: Standardisation
+    std: float  # of the values that are stored, over all coordinates
+    classes: tuple[str, ...]
+    class_shares: Moments
 
 
-def _shards(dataset: Dataset, grid: ChunkGrid) -> Iterator[tuple[Shard, Values, Labels | None]]:
-    for index in range(grid.count):
-        shard = grid.chunk(index)
-        yield shard, *dataset.read(shard.start, shard.stop)
+def _survey(dataset: Dataset, *, is_standardised: bool) -> _Survey:
+    """Check every row and give the moments, whose bits do not depend on the shards.
 
-
-def _moments(dataset: Dataset, grid: ChunkGrid) -> tuple[Moments, Moments, float]:
-    """Give mean and scale ``[*dim]`` and the root of the mean variance.
-
-    Sums are in float64 about the first shard's mean, which keeps them accurate.
+    Sums are in float64 about the first block's mean, which keeps them accurate.
     """
     shift, total, square = np.zeros(dataset.dim), np.zeros(dataset.dim), np.zeros(dataset.dim)
-    for shard, values, _ in _shards(dataset, grid):
-        bad = ~np.isfinite(values).reshape(shard.rows, -1).all(1)
-        if bad.any():
-            row = shard.start + int(bad.argmax())
-            raise InputError(f"dataset row {row} has a value that is not finite; all values must be finite")
+    counts = np.zeros(len(dataset.classes) if dataset.has_labels else 0, np.int64)
+    for block, values, labels in _read_blocks(dataset, Shard(0, dataset.rows)):
+        _require_finite(dataset, block, values)
         wide = values.astype(np.float64)
-        if shard.start == 0:
+        if block.start == 0:
             shift = wide.mean(0)
-        total += (wide - shift).sum(0)
-        square += ((wide - shift) ** 2).sum(0)
+        wide -= shift
+        total += wide.sum(0)
+        square += np.square(wide, out=wide).sum(0)
+        if labels is not None:
+            counts = _counted(dataset, block, labels, counts)
     mean = total / dataset.rows
     variance = np.maximum(square / dataset.rows - mean**2, 0)
     std = math.sqrt(variance.mean()) or 1.0
     if len(dataset.dim) > 1:
         variance = np.full_like(variance, variance.mean())
     scale = np.sqrt(variance)
-    return shift + mean, np.where(scale > 0, scale, 1.0), std
+    standardisation = Standardisation(mean=shift + mean, scale=np.where(scale > 0, scale, 1.0))
+    if not is_standardised:
+        standardisation = Standardisation(mean=np.zeros(dataset.dim), scale=np.ones(dataset.dim))
+    return _Survey(
+        standardisation=standardisation,
+        std=1.0 if is_standardised else std,
+        classes=(dataset.classes or tuple(str(k) for k in range(len(counts)))) if dataset.has_labels else (),
+        class_shares=counts / dataset.rows,
+    )
+
+
+def _require_finite(dataset: Dataset, block: Shard, values: Values) -> None:
+    good = np.isfinite(values).reshape(block.rows, -1).all(1)
+    if not good.all():
+        row = block.start + int(good.argmin())
+        raise InputError(f"{dataset.where(row)} has a value that is not finite in single precision; all must be")
+
+
+def _counted(dataset: Dataset, block: Shard, labels: Labels, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Add the labels of a block to the rows of each class, as many as have names or, without names, as have rows."""
+    limit = len(dataset.classes) or MOST_CLASSES
+    good = (labels >= 0) & (labels < limit)
+    if not good.all():
+        at = int(good.argmin())
+        raise InputError(
+            f"{dataset.where(block.start + at)} has label {labels[at]}; labels must be classes from 0 to {limit - 1}"
+        )
+    found = np.bincount(labels, minlength=len(counts))
+    found[: len(counts)] += counts
+    return found
+
+
+def _read_blocks(dataset: Dataset, rows: Shard) -> Iterator[tuple[Shard, Values, Labels | None]]:
+    """Read a range of rows in order, a block at a time."""
+    size = _block_rows(dataset.dim)
+    for start in range(rows.start, rows.stop, size):
+        block = Shard(start, min(start + size, rows.stop))
+        yield block, *dataset.read(block.start, block.stop)
+
+
+def _block_rows(dim: tuple[int, ...]) -> int:
+    return default_chunk_rows(4 * max(1, math.prod(dim)), chunk_bytes=_BLOCK_BYTES)
+
+
+def _write(path: Path, dataset: Dataset, survey: _Survey, *, source: dict[str, Any], grid: ChunkGrid) -> None:
+    """Lay out the store, write its shards, and last the attributes that make it whole."""
+    group = zarr.create_group(path, zarr_format=3, overwrite=True)
+    arrays = {"x": _lay_out(group, "x", grid, dtype="float32", dim=dataset.dim)}
+    if dataset.has_labels:
+        arrays["label"] = _lay_out(group, "label", grid, dtype="int64", dim=())
+    states = {name: hashlib.blake2b(digest_size=DIGEST_BYTES) for name in arrays}
+    for index in range(grid.count):
+        with ExitStack() as files:
+            append = {name: files.enter_context(_open_shard(path, array, index)) for name, array in arrays.items()}
+            for _, values, labels in _read_blocks(dataset, grid.chunk(index)):
+                rows: dict[str, npt.NDArray[Any]] = {"x": survey.standardisation.to_standard(values)}
+                if labels is not None:
+                    rows["label"] = labels
+                for name, part in rows.items():
+                    append[name](part)
+                    states[name].update(np.ascontiguousarray(part).data)
+    sync_tree(path)
+    group.update_attributes(_attributes(dataset, survey, source, {name: s.hexdigest() for name, s in states.items()}))
+    sync_tree(path)
+    sync_folder(path.parent)
+
+
+def _lay_out(group: zarr.Group, name: str, grid: ChunkGrid, *, dtype: str, dim: tuple[int, ...]) -> Any:
+    return group.create_array(
+        name,
+        shape=(grid.rows, *dim),
+        chunks=(grid.chunk_rows, *dim),
+        dtype=dtype,
+        compressors=[Crc32cCodec()],
+    )
+
+
+def _open_shard(path: Path, array: Any, index: int) -> AbstractContextManager[Callable[[npt.NDArray[Any]], None]]:
+    return write_shard(_shard_file(path, array, index), value_bytes=array.dtype.itemsize * math.prod(array.chunks))
+
+
+def _attributes(dataset: Dataset, survey: _Survey, source: dict[str, Any], states: dict[str, str]) -> dict[str, Any]:
+    units = survey.standardisation
+    content = {"dim": list(dataset.dim), "mean": units.mean.tolist(), "scale": units.scale.tolist()}
+    return {
+        "version": SCHEMA_VERSION,
+        "mean": content["mean"],
+        "scale": content["scale"],
+        "std": survey.std,
+        "classes": list(survey.classes),
+        "class_shares": survey.class_shares.tolist(),
+        "source": source,
+        "digest": fingerprint(content | {"label": None} | states),
+    }
+
+
+def _shard_file(path: Path, array: Any, index: int) -> Path:
+    """Give the file of a shard of one of the store's arrays."""
+    name = array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))
+    return path / str(array.path) / str(name)
 
 
 class DataStore:
@@ -177,6 +277,9 @@ class DataStore:
         self.digest = str(attributes["digest"])
         self.source = attributes["source"]
         self.std = float(attributes["std"])  # of the stored values, over all coordinates
+        # names of the classes in order of index, and the share of the rows that each has; of older stores unknown
+        self.classes: tuple[str, ...] = tuple(attributes.get("classes", ()))
+        self.class_shares: Moments = np.asarray(attributes.get("class_shares", ()), dtype=np.float64)
         self._x: Any = group["x"]
         self._label: Any = group.get("label", None)
         self.standardisation = Standardisation(
@@ -200,24 +303,51 @@ class DataStore:
         return ChunkGrid(self.rows, int(self._x.chunks[0]))
 
     def read(self, shard: Shard) -> Values:
-        """Give standardised rows, ``[rows, *dim]``.
+        """Give standardised rows, ``[rows, *dim]``, in memory of the caller's own.
 
         Raises:
             DamagedError: the bytes fail their checksum or are gone.
         """
         return self._read(self._x, shard)
 
+    def view(self, shard: Shard) -> Values:
+        """Give standardised rows, ``[rows, *dim]``, without holding them: a map of the stored shard's file.
+
+        Its pages are shared by all processes of a node and go when memory is short; a page that is written to becomes
+        the writer's own copy, and the file stays as it is. Where the rows lie in more than one stored shard, a copy of
+        just these rows.
+
+        Raises:
+            DamagedError: the bytes fail their checksum, which is verified once a process and stored shard, or are gone.
+        """
+        size, stop = self.shards.chunk_rows, min(shard.stop, self.rows)
+        parts = []
+        for index in range(shard.start // size, -(-stop // size)):
+            first = index * size
+            parts.append(self._map(index)[max(shard.start - first, 0) : stop - first])
+        if not parts:
+            return np.empty((0, *self.dim), np.float32)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
     def labels(self, shard: Shard) -> Labels | None:
         """Give the labels of rows, ``[rows]``, or None for an unlabelled dataset."""
         return None if self._label is None else self._read(self._label, shard)
 
+    def _map(self, index: int) -> Values:
+        try:
+            return map_shard(_shard_file(self.path, self._x, index), shape=self._x.chunks, dtype=np.float32)
+        except FileNotFoundError as error:
+            raise self._lost(self._x, index) from error
+
     def _read(self, array: Any, shard: Shard) -> npt.NDArray[Any]:
         size = self.shards.chunk_rows
         for index in range(shard.start // size, -(-min(shard.stop, self.rows) // size)):
-            name = array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))
-            if not (self.path / array.path / name).is_file():
-                raise DamagedError(f"{self.path} has lost shard {index} of {array.path}; ingest again")
+            if not _shard_file(self.path, array, index).is_file():
+                raise self._lost(array, index)
         try:
             return np.asarray(array[shard.start : shard.stop])
         except (ValueError, RuntimeError) as error:
             raise DamagedError(f"{self.path} is damaged in rows {shard.start} to {shard.stop}; ingest again") from error
+
+    def _lost(self, array: Any, index: int) -> DamagedError:
+        return DamagedError(f"{self.path} has lost shard {index} of {array.path}; ingest again")

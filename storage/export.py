@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 
 from storage.atomic import write_atomic
 from storage.errors import InputError
-from storage.trajectories import Floats
+from storage.trajectories import NO_CHUNK, Floats, Labels
 
 _MARK: dict[str, Any] = {"charflow": "samples"}  # attributes of a group that later samples may replace
 SAMPLE_SUFFIXES = (".npy", ".npz", ".png", ".zarr")
@@ -29,8 +30,13 @@ def check_sample_path(path: Path) -> None:
         raise InputError(f"--out {str(path)!r} is there and holds no samples; name another place, or remove it first")
 
 
-def write_samples(path: Path, x: Floats) -> None:
+def write_samples(path: Path, x: Floats, *, label: Labels | None = None) -> None:
     """Write samples ``x [count, *dim]`` as ``.npy``, ``.npz`` (array x) or ``.zarr`` (array x), replacing earlier ones.
+
+    Args:
+        path: the file or folder.
+        x: the samples.
+        label: their classes, ``[count]``; an array ``label`` beside x, which ``.npy`` has no place for.
 
     Raises:
         InputError: samples cannot be written there.
@@ -43,8 +49,12 @@ def write_samples(path: Path, x: Floats) -> None:
             group = zarr.create_group(path, zarr_format=3, attributes=_MARK)
             rows = min(len(x), max(1, 16 * 2**20 // x[0].nbytes))
             group.create_array("x", data=x, chunks=(rows, *x.shape[1:]), compressors=[Crc32cCodec()], fill_value=np.nan)
+            if label is not None:
+                group.create_array(
+                    "label", data=label, chunks=(rows,), compressors=[Crc32cCodec()], fill_value=NO_CHUNK
+                )
         case ".npz":
-            write_atomic(path, _to_bytes(np.savez, x=x))
+            write_atomic(path, _to_bytes(np.savez, x=x) if label is None else _to_bytes(np.savez, x=x, label=label))
         case ".npy":
             write_atomic(path, _to_bytes(np.save, arr=x))
         case _:
@@ -70,7 +80,7 @@ def _holds_samples(path: Path) -> bool:
         return False
 
 
-def _to_bytes(save: Any, **arrays: Floats) -> bytes:
+def _to_bytes(save: Any, **arrays: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     save(buffer, **arrays)
     return buffer.getvalue()

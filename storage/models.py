@@ -1,4 +1,4 @@
-"""A model's folder: ``model.safetensors`` beside ``spec.json``, which names the weights' digest.
+"""A model's folder: ``model.safetensors`` beside ``spec.json`` (a kernel's: ``kernel.json``), which names their digest.
 
 The specification is published last, and an older one goes first: whenever the writer dies, either a whole model lies
 here or none, and the step that publishes repeats it on resume.
@@ -26,14 +26,28 @@ class StoredModel:
     digest: str  # of specification and weights together
 
 
+_KERNEL, _OTHER = "kernel.json", "spec.json"  # names of the specification
+
+
 def publish_model(folder: Path, *, spec: Mapping[str, Any], weights: bytes = b"") -> str:
     """Write a model, replacing an older one, and give its digest; ``spec`` may not use the keys version and weights."""
     content = {**spec, "version": SCHEMA_VERSION, "weights": digest(weights)}
+    name, former = (_KERNEL, _OTHER) if spec.get("kind") == "kernel" else (_OTHER, _KERNEL)
+    _retract(folder / former)
     if weights:
-        _retract(folder / "spec.json")
+        _retract(folder / name)
         write_atomic(folder / "model.safetensors", weights)
-    write_atomic(folder / "spec.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(folder / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return digest(canonical(content))
+
+
+def has_model(folder: Path) -> bool:
+    """Tell whether a finished model lies in a folder."""
+    return _specification(folder).exists()
+
+
+def _specification(folder: Path) -> Path:
+    return folder / (_KERNEL if (folder / _KERNEL).exists() else _OTHER)
 
 
 def _retract(spec: Path) -> None:
@@ -50,7 +64,7 @@ def read_model(folder: Path) -> StoredModel:
         DamagedError: the weights are not those that the specification names.
         VersionError: a newer charflow wrote it.
     """
-    path = folder / "spec.json"
+    path = _specification(folder)
     if not path.exists():
         raise IncompleteError(f"{folder} holds no finished model; run the step that makes it")
     try:

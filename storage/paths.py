@@ -52,6 +52,11 @@ class RunPaths:
         return self.folder / "report"
 
 
+def sources_path(root: Path) -> Path:
+    """Give the folder that keeps the digests of datasets that were read under a root."""
+    return root / ".sources"
+
+
 def ledger_path(store: Path) -> Path:
     """Give the ledger's folder beside a store: ``trajectories.zarr`` -> ``trajectories.ledger``."""
     return store.with_suffix(".ledger")

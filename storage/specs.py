@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 SCHEMA_VERSION = 1
 
-SOURCE_KINDS = ("digits", "npz")
+SOURCE_KINDS = ("digits", "idx", "parquet", "images", "npz", "zarr")
 CODECS = ("none", "lz4", "zstd")
 
 
@@ -13,7 +13,10 @@ class SourceSpec:
     """A real dataset: its format and where it lies."""
 
     kind: str  # one of SOURCE_KINDS
-    path: str = ""  # of a file; the digits need none
+    path: str = ""  # of a file or folder; the digits need none
+    split: str = "train"  # which files of a folder: train or test
+    column: str = ""  # that holds the data; empty: found by its usual name
+    label_column: str = ""  # that holds the labels; empty: found by its usual name, if there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +37,18 @@ class TrajectoryPlan:
     seed: int  # of the source noise; row i's is a function of (seed, i)
     sub_batch: int  # rows solved at once, which can move the last bits of a matrix product
     velocity: str  # digest of the velocity
+    class_shares: tuple[float, ...] = ()  # probability of each class; empty: an unconditional velocity, no labels
+    unlabelled_share: float = 0.0  # of the rows, whose label is -1 and whose velocity is the unconditional one
+    guidance: float = 1.0  # weight w of the velocity v_none + w (v_label - v_none)
+
+    def __post_init__(self) -> None:
+        if not self.is_conditional and (self.unlabelled_share, self.guidance) != (0.0, 1.0):
+            raise ValueError(
+                "a plan without classes has unlabelled_share 0 and guidance 1, "
+                f"got {self.unlabelled_share:g} and {self.guidance:g}"
+            )
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether each trajectory has a label."""
+        return len(self.class_shares) > 0

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from storage.errors import IncompleteError, InputError
 from storage.ordering import Indices, Order, pair_indices
-from storage.trajectories import Floats, TrajectoryStore
+from storage.trajectories import Floats, Labels, TrajectoryStore
 
 WINDOW_CHUNKS = 8
 
@@ -26,6 +26,7 @@ class PairBatch:
     x_s: Floats  # [batch, *dim]
     t: npt.NDArray[np.float64]  # [batch]
     s: npt.NDArray[np.float64]  # [batch], t < s
+    label: Labels | None = None  # [batch], of the trajectory; -1: none; None where the store has no labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,14 @@ class _Window:
     chunks: Indices
     start: int  # its first position in the epoch
     rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Trajectories in memory, and their labels if they have any."""
+
+    x: Floats  # [rows, times, *dim]
+    label: Labels | None  # [rows]
 
 
 class PairStream:
@@ -90,7 +99,7 @@ class PairStream:
         """Give this rank's part of each global batch from :attr:`place` on; ``place`` then names the next one."""
         size = self._spec.batch_size
         batch, filled = self._empty(), 0
-        for window, x in self._loaded():
+        for window, loaded in self._loaded():
             for visit in range(self._spec.visits):
                 start = window.start + visit * window.rows
                 offset = max(0, self.place.position - start) if self.place.epoch == window.epoch else 0
@@ -99,7 +108,8 @@ class PairStream:
                 rows = self._order.visit(window.epoch, window.index, visit, rows=window.rows)
                 while offset < window.rows:
                     take = min(size - filled, window.rows - offset)
-                    self._fill(batch, filled, x, rows[offset : offset + take], epoch=window.epoch, start=start + offset)
+                    taken = rows[offset : offset + take]
+                    self._fill(batch, filled, loaded, taken, epoch=window.epoch, start=start + offset)
                     filled += take
                     offset += take
                     if filled == size:
@@ -111,9 +121,18 @@ class PairStream:
         part = self._mine[1] - self._mine[0]
         shape = (part, *self._store.plan.dim)
         dtype = self._store.plan.dtype
-        return PairBatch(x_t=np.empty(shape, dtype), x_s=np.empty(shape, dtype), t=np.empty(part), s=np.empty(part))
+        return PairBatch(
+            x_t=np.empty(shape, dtype),
+            x_s=np.empty(shape, dtype),
+            t=np.empty(part),
+            s=np.empty(part),
+            label=self._empty_labels(part),
+        )
 
-    def _fill(self, batch: PairBatch, filled: int, x: Floats, rows: Indices, *, epoch: int, start: int) -> None:
+    def _empty_labels(self, rows: int) -> Labels | None:
+        return np.empty(rows, np.int64) if self._store.plan.is_conditional else None
+
+    def _fill(self, batch: PairBatch, filled: int, loaded: _Rows, rows: Indices, *, epoch: int, start: int) -> None:
         """Copy what is ours of ``rows``, which are positions ``filled ...`` of the global batch."""
         first = max(filled, self._mine[0])
         last = min(filled + len(rows), self._mine[1])
@@ -129,10 +148,12 @@ class PairStream:
         )
         mine = rows[first - filled : last - filled]
         out = slice(first - self._mine[0], last - self._mine[0])
-        batch.x_t[out] = x[mine, low]
-        batch.x_s[out] = x[mine, high]
+        batch.x_t[out] = loaded.x[mine, low]
+        batch.x_s[out] = loaded.x[mine, high]
         batch.t[out] = self._times[low]
         batch.s[out] = self._times[high]
+        if batch.label is not None and loaded.label is not None:
+            batch.label[out] = loaded.label[mine]
 
     def _windows(self) -> Iterator[_Window]:
         """Give the windows from :attr:`place` on; those that are behind it are not read."""
@@ -147,25 +168,32 @@ class PairStream:
                 start = end
             epoch += 1
 
-    def _loaded(self) -> Iterator[tuple[_Window, Floats]]:
-        """Give each window with its trajectories ``[rows, times, *dim]``, valid until the next one is asked for."""
+    def _loaded(self) -> Iterator[tuple[_Window, _Rows]]:
+        """Give each window with its trajectories, valid until the next one is asked for."""
         chunk_shape = self._store.chunk_shape
         window_rows = min(WINDOW_CHUNKS * chunk_shape[0], self._order.grid.count * chunk_shape[0])
-        now, later = (np.empty((window_rows, *chunk_shape[1:]), self._store.plan.dtype) for _ in range(2))
+        now, later = (
+            _Rows(
+                x=np.empty((window_rows, *chunk_shape[1:]), self._store.plan.dtype),
+                label=self._empty_labels(window_rows),
+            )
+            for _ in range(2)
+        )
         windows = self._windows()
         with ThreadPoolExecutor(1, thread_name_prefix="read-pairs") as pool:
             coming = pool.submit(self._read, next(windows), now)
             while True:
-                window, x = coming.result()
+                window, loaded = coming.result()
                 coming = pool.submit(self._read, next(windows), later)
-                yield window, x
+                yield window, loaded
                 now, later = later, now
 
-    def _read(self, window: _Window, out: Floats) -> tuple[_Window, Floats]:
+    def _read(self, window: _Window, out: _Rows) -> tuple[_Window, _Rows]:
         start = 0
         for chunk in window.chunks:
-            rows = self._order.grid.chunk(int(chunk)).rows
-            x = self._store.read_chunk(int(chunk))
-            out[start : start + rows] = x[:rows]  # the store may span more rows than we use
+            rows = self._order.grid.chunk(int(chunk)).rows  # the store may span more rows than we use
+            out.x[start : start + rows] = self._store.read_chunk(int(chunk))[:rows]
+            if out.label is not None:
+                out.label[start : start + rows] = self._store.read_labels(int(chunk))[:rows]
             start += rows
-        return window, out[:start]
+        return window, _Rows(x=out.x[:start], label=None if out.label is None else out.label[:start])

@@ -1,8 +1,7 @@
 """Trajectories in a Zarr v3 group that any Zarr reader can open: ``x [rows, times, *dim]`` and ``t [times]``.
 
-One chunk holds whole trajectories, so one read serves every pair of a row. A chunk's file always holds ``chunk_rows``
-trajectories, also where the array ends inside it: growth changes the array's shape and no chunk. Zarr encodes and
-decodes in memory; files are written, synced and read here, so that DESIGN.md's commit protocol holds for each of them.
+One chunk holds whole trajectories, so one read serves every pair of a row. Where the plan has classes there is also
+``label [rows]``, cut like ``x``: a chunk is then two files (arrays.py) and still one record, by DESIGN.md's protocol.
 """
 
 import math
@@ -17,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.array import AsyncArray
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import MemoryStore, StorePath
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
-from storage.atomic import create_exclusive, sweep, sync_folder, write_atomic
+from storage.arrays import ChunkedArray
+from storage.atomic import create_exclusive, sweep
 from storage.checksum import digest, digest_file
 from storage.chunks import ChunkGrid, Shard
 from storage.commits import Commit, Ledger, Manifest
@@ -31,6 +30,10 @@ from storage.paths import ledger_path
 from storage.specs import CODECS, SCHEMA_VERSION, TrajectoryPlan
 
 Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.int64]
+
+_OF_CLASSES = frozenset({"class_shares", "unlabelled_share", "guidance"})  # fields of the plan
+NO_CHUNK = -2  # the label that a reader finds where a chunk is not there; -1 is a row without a class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,11 @@ class TrajectoryStore:
         self.plan = plan
         self.ledger = ledger
         self._fingerprint = fingerprint
-        self._array: Any = self._open_array()
+        self._x = ChunkedArray(path, "x", chunk_shape=self.chunk_shape, dtype=plan.dtype)
+        self._arrays = [self._x]
+        if plan.is_conditional:
+            self._label = ChunkedArray(path, "label", chunk_shape=(plan.chunk_rows,), dtype="int64")
+            self._arrays.insert(0, self._label)  # x comes last: no row is seen without its label
 
     @classmethod
     def create(cls, path: Path, plan: TrajectoryPlan, *, rows: int) -> "TrajectoryStore":
@@ -79,18 +86,20 @@ class TrajectoryStore:
 
         Raises:
             IncompleteError: there is none.
-            DamagedError: its plan or the array's description makes no sense.
+            DamagedError: its plan or an array's description makes no sense.
         """
         ledger = Ledger(ledger_path(path))
         found = ledger.plan()
-        if not (path / "x" / "zarr.json").exists():
-            raise IncompleteError(f"{path} holds no array x; run the integrate step again")
-        return cls(path, _plan_from_json(found), ledger=ledger, fingerprint=fingerprint(found))
+        plan = _plan_from_json(found)
+        for name in ("x", "label") if plan.is_conditional else ("x",):
+            if not (path / name / "zarr.json").exists():
+                raise IncompleteError(f"{path} holds no array {name}; run the integrate step again")
+        return cls(path, plan, ledger=ledger, fingerprint=fingerprint(found))
 
     @property
     def rows(self) -> int:
         """Number of trajectories that the array spans."""
-        return int(self._array.shape[0])
+        return self._x.rows
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
@@ -101,7 +110,9 @@ class TrajectoryStore:
         """Give the chunks of the first ``rows`` trajectories."""
         return ChunkGrid(rows, self.plan.chunk_rows)
 
-    def write_chunk(self, chunk: int, x: Floats, *, started: float | None = None) -> Commit:
+    def write_chunk(
+        self, chunk: int, x: Floats, *, label: Labels | None = None, started: float | None = None
+    ) -> Commit:
         """Write, make durable, read back and commit one whole chunk ``x`` of :attr:`chunk_shape`.
 
         Safe to run twice or at once in two processes: the bytes are the same, and one record wins.
@@ -109,27 +120,27 @@ class TrajectoryStore:
         Args:
             chunk: its index; it may lie in the array's last, partly visible chunk.
             x: the trajectories; not kept.
+            label: of each row, ``[chunk_rows]``, where the plan has classes, else None.
             started: ``time.monotonic()`` when the work began, for the record.
 
         Raises:
             CommitConflictError: an earlier attempt gave other bytes.
             DamagedError: the bytes read back are not those written.
-            ValueError: wrong shape or type.
+            ValueError: wrong shape or type, or labels where there are none, or none where there are.
         """
         began = time.monotonic() if started is None else started
-        if x.shape != self.chunk_shape or x.dtype != self.plan.dtype:
-            raise ValueError(f"a chunk must be {self.plan.dtype} {self.chunk_shape}, got {x.dtype} {x.shape}")
         shard = Shard(chunk * self.plan.chunk_rows, (chunk + 1) * self.plan.chunk_rows)
-        content = self._encode(x)
-        promised = digest(content)
+        contents = [array.encode(values) for array, values in zip(self._arrays, self._values(x, label), strict=True)]
+        promised = [digest(content) for content in contents]
         if not self.ledger.is_committed(chunk):  # committed bytes are never touched, by other bytes least of all
-            self._write_file(chunk, content, promised=promised)
+            for array, content, expected in zip(self._arrays, contents, promised, strict=True):
+                array.write(chunk, content, promised=expected)
         commit = Commit(
             chunk=chunk,
             start=shard.start,
             stop=shard.stop,
-            files={self._name(chunk): promised},
-            bytes=len(content),
+            files={array.key(chunk): found for array, found in zip(self._arrays, promised, strict=True)},
+            bytes=sum(len(content) for content in contents),
             plan=self._fingerprint,
             attempt=uuid.uuid4().hex[:12],
             seconds=round(time.monotonic() - began, 4),
@@ -149,21 +160,23 @@ class TrajectoryStore:
             IncompleteError: the chunk is not committed.
             DamagedError: its bytes fail the checksum or are gone.
         """
-        rows = self.grid(self.rows).chunk(chunk)
-        if not self.ledger.is_committed(chunk):
-            raise IncompleteError(f"chunk {chunk} of {self.path} is not committed; run the integrate step again")
-        try:
-            x = self._decode(self._file(chunk).read_bytes())[: rows.rows]
-        except FileNotFoundError as error:  # where zarr would give the fill value
-            raise DamagedError(
-                f"chunk {chunk} of {self.path} has lost its bytes; run charflow verify --repair"
-            ) from error
-        except (ValueError, RuntimeError) as error:
-            raise DamagedError(f"chunk {chunk} of {self.path} is damaged; run charflow verify --repair") from error
+        x = self._read(self._x, chunk)
         if out is None:
             return x
-        out[: rows.rows] = x
-        return out[: rows.rows]
+        out[: len(x)] = x
+        return out[: len(x)]
+
+    def read_labels(self, chunk: int) -> Labels:
+        """Give the labels of the visible rows of a committed chunk, ``[rows]``; -1 is a row without a class.
+
+        Raises:
+            IncompleteError: the chunk is not committed.
+            DamagedError: its bytes fail the checksum or are gone.
+            ValueError: the plan has no classes.
+        """
+        if not self.plan.is_conditional:
+            raise ValueError(f"{self.path} holds no labels; its plan has no classes")
+        return self._read(self._label, chunk)
 
     def read_rows(self, start: int, stop: int) -> Floats:
         """Give trajectories ``start <= row < stop`` through committed chunks, ``[stop - start, times, *dim]``."""
@@ -187,7 +200,8 @@ class TrajectoryStore:
     def retract(self, chunk: int) -> None:
         """Delete a chunk's record, then its bytes, so that the integrate step makes it anew."""
         self.ledger.retract(chunk)
-        self._file(chunk).unlink(missing_ok=True)
+        for array in self._arrays:
+            array.file(chunk).unlink(missing_ok=True)
 
     def seal(self, *, rows: int) -> Manifest:
         """Publish the manifest over the first ``rows`` rows.
@@ -202,77 +216,40 @@ class TrajectoryStore:
         """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
         return sweep(self.path) + self.ledger.sweep()
 
+    def _values(self, x: Floats, label: Labels | None) -> list[npt.NDArray[Any]]:
+        """Give a chunk's values in the order of the arrays."""
+        if (label is not None) != self.plan.is_conditional:
+            needed = "needs labels, got none" if self.plan.is_conditional else "has no classes, got labels"
+            raise ValueError(f"a chunk of {self.path} {needed}")
+        return [x] if label is None else [label, x]
+
+    def _read(self, array: ChunkedArray, chunk: int) -> npt.NDArray[Any]:
+        rows = self.grid(self.rows).chunk(chunk).rows
+        if not self.ledger.is_committed(chunk):
+            raise IncompleteError(f"chunk {chunk} of {self.path} is not committed; run the integrate step again")
+        return array.read(chunk)[:rows]
+
     def _is_sound(self, chunk: int) -> bool:
         try:
             commit = self.ledger.read(chunk)
         except DamagedError:
             return False
-        file = self._file(chunk)
-        if not file.is_file():
+        files = {array.key(chunk): array.file(chunk) for array in self._arrays}
+        if not all(file.is_file() for file in files.values()):
             return False
         return commit == replace(
             commit,
             chunk=chunk,
             start=chunk * self.plan.chunk_rows,
             stop=(chunk + 1) * self.plan.chunk_rows,
-            files={self._name(chunk): digest_file(file)},
-            bytes=file.stat().st_size,
+            files={name: digest_file(file) for name, file in files.items()},
+            bytes=sum(file.stat().st_size for file in files.values()),
             plan=self._fingerprint,
         )
 
-    def _open_array(self) -> Any:
-        try:
-            array = zarr.open_array(self.path / "x", mode="r")
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(
-                f"{self.path / 'x' / 'zarr.json'} is no array's; delete it and run the integrate step again"
-            ) from error
-        if (array.chunks, array.dtype) != (self.chunk_shape, np.dtype(self.plan.dtype)):
-            raise DamagedError(f"{self.path / 'x'} is laid out otherwise than planned; use another run name")
-        return array
-
     def _grow(self, rows: int) -> None:
-        """Make the array span ``rows`` rows or more, durably; no chunk is touched."""
-        self._array = self._open_array()
-        if self.rows < rows:
-            metadata = replace(self._array.metadata, shape=(rows, *self._array.shape[1:]))
-            for name, content in metadata.to_buffer_dict(default_buffer_prototype()).items():
-                write_atomic(self.path / "x" / name, content.to_bytes())
-            self._array = self._open_array()
-
-    def _write_file(self, chunk: int, content: bytes, *, promised: str) -> None:
-        """Write a chunk's file, make it and every folder above it durable, and read it back."""
-        file = self._file(chunk)
-        write_atomic(file, content)
-        for folder in file.parents[1 : len(file.relative_to(self.path).parts)]:  # one that a dead attempt made, too
-            sync_folder(folder)
-        if digest_file(file) != promised:
-            raise DamagedError(f"chunk {chunk} reads back other bytes than were written to {file}; check the disk")
-
-    def _encode(self, x: Floats) -> bytes:
-        """Give the bytes of a whole chunk's file, whichever chunk it is."""
-        file: dict[str, Buffer] = {}
-        self._one_chunk(file)[...] = x
-        (content,) = file.values()
-        return content.to_bytes()
-
-    def _decode(self, content: bytes) -> Floats:
-        """Give the whole chunk that a file's bytes hold; ``ValueError`` if the checksum fails."""
-        name = self._array.metadata.encode_chunk_key((0,) * len(self.chunk_shape))
-        return np.asarray(self._one_chunk({name: default_buffer_prototype().buffer.from_bytes(content)})[...])
-
-    def _one_chunk(self, files: dict[str, Buffer]) -> Any:
-        """Give an array of one chunk in memory, encoded as ``x`` is."""
-        inner = self._array.async_array
-        metadata = replace(inner.metadata, shape=self.chunk_shape)
-        config = replace(inner.config, write_empty_chunks=True)
-        return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(MemoryStore(files)), config=config))
-
-    def _name(self, chunk: int) -> str:
-        return "/".join(["x", "c", str(chunk), *["0"] * (1 + len(self.plan.dim))])
-
-    def _file(self, chunk: int) -> Path:
-        return self.path / self._name(chunk)
+        for array in self._arrays:
+            array.grow(rows)
 
 
 def row_bytes(plan_dim: tuple[int, ...], *, times: int, dtype: str) -> int:
@@ -296,6 +273,16 @@ def _layout(plan: TrajectoryPlan, *, rows: int) -> dict[str, bytes]:
         fill_value=float("nan"),  # a chunk that is not there must not look like data
         dimension_names=("row", "time", *[f"axis_{k}" for k in range(len(plan.dim))]),
     )
+    if plan.is_conditional:
+        group.create_array(
+            "label",
+            shape=(rows,),
+            chunks=(plan.chunk_rows,),
+            dtype="int64",
+            compressors=[Crc32cCodec()],
+            fill_value=NO_CHUNK,
+            dimension_names=("row",),
+        )
     return {name: files[name].to_bytes() for name in sorted(files, key=lambda name: (name.startswith("x/"), name))}
 
 
@@ -311,12 +298,18 @@ def _compressors(plan: TrajectoryPlan) -> list[BloscCodec]:
 
 
 def _plan_to_json(plan: TrajectoryPlan) -> dict[str, Any]:
-    return asdict(plan) | {"dim": list(plan.dim), "times": list(plan.times)}
+    """Give the plan as it is kept; one without classes has no word of them, as before there were any."""
+    found = asdict(plan) | {"dim": list(plan.dim), "times": list(plan.times)}
+    if plan.is_conditional:
+        return found | {"class_shares": list(plan.class_shares)}
+    return {key: value for key, value in found.items() if key not in _OF_CLASSES}
 
 
 def _plan_from_json(found: dict[str, Any]) -> TrajectoryPlan:
     fields = {key: value for key, value in found.items() if key != "version"}
     try:
-        return TrajectoryPlan(**(fields | {"dim": tuple(fields["dim"]), "times": tuple(fields["times"])}))
-    except (KeyError, TypeError) as error:
+        tuples = {key: tuple(fields[key]) for key in ("dim", "times")}
+        shares = tuple(fields.get("class_shares", ()))
+        return TrajectoryPlan(**(fields | tuples | {"class_shares": shares}))
+    except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"the ledger's plan is no plan of trajectories: {error}; use another run name") from error

@@ -8,37 +8,46 @@ dataset, anew for each repetition.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from storage.chunks import Shard
 from storage.data import DataStore
 from storage.export import write_report
+from storage.models import read_model
 from storage.trajectories import Floats, TrajectoryStore
-from tasks.evaluation.comparison import Comparison, Measured, all_pairs, measure, split_pairs
+from tasks.evaluation.comparison import Comparison, Measured, all_pairs, held, measure, split_pairs
 from tasks.evaluation.distance import Distance
-from tasks.evaluation.frechet import Moments, frechet
+from tasks.evaluation.frechet import frechet_of_points
 from tasks.evaluation.memorisation import memorised_fraction
 from tasks.evaluation.report import render
 from tasks.evaluation.sinkhorn import sinkhorn
 from tasks.evaluation.sliced import sliced_wasserstein
 from tasks.evaluation.wasserstein import wasserstein
 from tasks.fit_velocity import load_velocity
+from tasks.integrate import given_labels
+from tasks.measures import block_rows, held_out, measure_lipschitz, measure_velocity
 from tasks.report import (
     PROJECTIONS,
-    SHOWN_PATHS,
-    SHOWN_POINTS,
     SINKHORN_POINTS,
+    about_velocity,
     compose,
     draw_figures,
+    shown_paths,
+    shown_points,
 )
-from tasks.sample import image_shape, sample_rows
+from tasks.rows import Indices, RowReader
+from tasks.sample import image_shape, sample_labels, sample_rows
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
-from tasks.train_generator import StoredGenerator, load_generator
+from tasks.train_generator import StoredGenerator, labelled, load_generator
+from tasks.training.device import local_device
+from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.noise import FRESH_DATA, SAMPLES, standard_normal
 from tasks.transport.solver import solve
@@ -46,7 +55,9 @@ from tasks.transport.synthetic import draw
 
 logger = logging.getLogger(__name__)
 
-_COMPARED_POINTS = 4000  # samples whose nearest training points are sought
+_COMPARED_POINTS = 4000  # samples whose nearest training points are sought, fewer for many dimensions
+_COMPARED_VALUES = 2**22  # coordinates of them, at most
+_BLOCK_VALUES = 2**20  # coordinates of the training points that they are compared with at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +73,7 @@ class EvaluateRequest:
     count: int  # trajectories that are used
     report: Path
     facts: ReportFacts
+    device: str = "cpu"  # auto, cpu or cuda: where the velocity is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,27 +85,37 @@ class EvaluateSummary:
     page: str  # name of the report's page inside its folder
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sets:
+    """What is compared."""
+
+    samples: list[Floats]  # one-step samples in data units, a set a repetition
+    comparison: Comparison
+
+
 def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary:
-    """Measure the one-step law and write the report.
+    """Measure the one-step law and the velocity behind it, and write the report.
+
+    No more than the sets of samples, one pair of sets and a block of data are in memory at once.
 
     Raises:
-        InputError: there is no finished generator.
+        InputError: there is no finished generator, or a GPU was asked for and there is none.
     """
     began = time.monotonic()
     data = DataStore(request.data)
-    everything = read_all(data)
     stored = load_generator(request.generator.folder)
     store = TrajectoryStore.open(request.store)
-    comparison = _comparison(request, data, everything, stored)
-    measured = _measure(comparison, dim=data.dim, seed=request.evaluation.seed, progress=progress)
-    samples = np.concatenate(list({id(pair.x): pair.x for pair in comparison.across}.values()))
-    others = [_memorised(samples, everything), _fit_error(request, data, store, stored)]
+    sets = _sets(request, data, stored)
+    measured = _measure(sets.comparison, dim=data.dim, seed=request.evaluation.seed, progress=progress)
+    others = [_memorised(sets.samples, data), _fit_error(request, data, store, stored)]
+    velocity, about = _velocity(request, data, store)
     rows = [row for m in measured for row in (m.distance, m.floor)]
-    metrics, detail = _tabulate([*rows, measured[0].ratio, *others])
-    paths = store.read_rows(0, min(SHOWN_PATHS, request.count))
+    metrics, detail = _tabulate([*rows, measured[0].ratio, *others, *velocity])
+    paths = store.read_rows(0, min(shown_paths(data.dim), request.count))
+    shown = shown_points(data.dim)
     figures = draw_figures(
-        data=everything[:SHOWN_POINTS],
-        samples=samples[:SHOWN_POINTS],
+        data=_to_data(data, data.read(Shard(0, min(shown, data.rows)))),
+        samples=np.concatenate([each[:shown] for each in sets.samples])[:shown],
         states=np.asarray(data.standardisation.to_data(paths)),
         times=np.asarray(store.plan.times),
         journals={"velocity": request.velocity.journal, "generator": request.generator.journal},
@@ -102,6 +124,8 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
         request.facts,
         measured=measured,
         others=others,
+        velocity=velocity,
+        about=about,
         figures=figures,
         references={"data.zarr": data.digest, "velocity": store.plan.velocity, "generator": stored.digest},
         seconds=time.monotonic() - began,
@@ -115,27 +139,40 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     return EvaluateSummary(metrics=metrics, metrics_detail=detail, page="index.html")
 
 
-def _comparison(request: EvaluateRequest, data: DataStore, everything: Floats, stored: StoredGenerator) -> Comparison:
+def _sets(request: EvaluateRequest, data: DataStore, stored: StoredGenerator) -> _Sets:
     """Give sets of one size: fresh draws in all pairs, or random disjoint halves of the dataset, split by split."""
     spec = request.evaluation
     is_drawn = request.dataset.kind in SYNTHETIC_KINDS
     size = spec.samples if is_drawn else min(spec.samples, data.rows // 2)
     ranges = [(k * size, (k + 1) * size) for k in range(spec.repeats)]
-    samples = [
-        sample_rows(stored, data.standardisation, start=start, stop=stop, steps=1, seed=spec.seed)
-        for start, stop in ranges
-    ]
+    samples = [_sample(stored, data, start, stop, seed=spec.seed) for start, stop in ranges]
+    across = [held(x) for x in samples]
     if is_drawn:
         target = request.dataset.target()
-        draws = [draw(target, start, stop, seed=spec.seed, stream=FRESH_DATA).numpy() for start, stop in ranges]
-        return all_pairs(samples, draws)
-    orders = [np.random.default_rng([spec.seed, k]).permutation(len(everything)) for k in range(spec.repeats)]
-    return split_pairs(samples, [(everything[o[:size]], everything[o[size : 2 * size]]) for o in orders])
+        draws = [held(draw(target, start, stop, seed=spec.seed, stream=FRESH_DATA).numpy()) for start, stop in ranges]
+        return _Sets(samples=samples, comparison=all_pairs(across, draws))
+    orders = [np.random.default_rng([spec.seed, k]).permutation(data.rows)[: 2 * size] for k in range(spec.repeats)]
+    halves = [(partial(_take, data, o[:size]), partial(_take, data, o[size:])) for o in orders]
+    return _Sets(samples=samples, comparison=split_pairs(across, halves))
 
 
-def read_all(data: DataStore) -> Floats:
-    """Give the whole dataset in data units, ``[rows, *dim]``."""
-    return np.asarray(data.standardisation.to_data(data.read(Shard(0, data.rows))))
+def _sample(stored: StoredGenerator, data: DataStore, start: int, stop: int, *, seed: int) -> Floats:
+    """Give one-step samples ``start <= i < stop``, ``[stop - start, *dim]``, in blocks that suit a network."""
+    step = block_rows(stored.dim)
+    return np.concatenate(
+        [
+            sample_rows(stored, data.standardisation, start=low, stop=min(low + step, stop), steps=1, seed=seed)
+            for low in range(start, stop, step)
+        ]
+    )
+
+
+def _take(data: DataStore, rows: Indices) -> Floats:
+    return _to_data(data, RowReader(data).take(rows))
+
+
+def _to_data(data: DataStore, x: Floats) -> Floats:
+    return np.asarray(data.standardisation.to_data(x))
 
 
 def _measure(comparison: Comparison, *, dim: tuple[int, ...], seed: int, progress: Progress) -> list[Measured]:
@@ -145,7 +182,7 @@ def _measure(comparison: Comparison, *, dim: tuple[int, ...], seed: int, progres
         "sinkhorn": sinkhorn,
     }
     if image_shape(dim):
-        measures["frechet_pixel"] = _frechet
+        measures["frechet_pixel"] = frechet_of_points
     done = 0
     found = []
     for name, distance in measures.items():
@@ -160,38 +197,86 @@ def _measure(comparison: Comparison, *, dim: tuple[int, ...], seed: int, progres
     return found
 
 
-def _frechet(x: Floats, y: Floats) -> float:
-    sides = []
-    for side in (x, y):
-        moments = Moments()
-        moments.update(side)
-        sides.append(moments)
-    return frechet(*sides)
-
-
-def _memorised(samples: Floats, everything: Floats) -> Distance:
+def _memorised(samples: list[Floats], data: DataStore) -> Distance:
     """Give the share of samples that sit on a training point, with its binomial standard error."""
-    samples = samples[:_COMPARED_POINTS]
-    share = memorised_fraction(samples, everything)
-    error = math.sqrt(share * (1 - share) / len(samples))
-    return Distance(name="memorised_fraction", value=share, standard_error=error, n=len(samples))
+    count = max(1, min(_COMPARED_POINTS, _COMPARED_VALUES // math.prod(data.dim)))
+    compared = np.concatenate([each[:count] for each in samples])[:count]
+    share = memorised_fraction(compared, _data_blocks(data))
+    error = math.sqrt(share * (1 - share) / len(compared))
+    return Distance(name="memorised_fraction", value=share, standard_error=error, n=len(compared))
+
+
+def _data_blocks(data: DataStore) -> Iterator[Floats]:
+    """Give all data in data units, some rows at a time."""
+    rows = max(256, min(8192, _BLOCK_VALUES // math.prod(data.dim)))
+    for index in range(data.shards.count):
+        shard = data.view(data.shards.chunk(index))
+        for start in range(0, len(shard), rows):
+            yield _to_data(data, shard[start : start + rows])
+
+
+def _velocity(
+    request: EvaluateRequest, data: DataStore, store: TrajectoryStore
+) -> tuple[list[Distance], dict[str, str]]:
+    """Give the measures of the velocity, and what the report says of them."""
+    spec = read_model(request.velocity.folder).spec
+    interpolant, device = Interpolant(store.plan.interpolant), local_device(request.device)
+    field = load_velocity(request.velocity.folder)
+    if isinstance(field, nn.Module):
+        field.to(device)
+    pairs = held_out(
+        request.dataset,
+        data,
+        interpolant=interpolant,
+        stop=store.plan.times[-1],
+        samples=request.evaluation.samples,
+        seed=request.evaluation.seed,
+        classes=spec.get("classes", 0),
+    )
+    found = measure_velocity(field, pairs, interpolant=interpolant, device=device)
+    found += measure_lipschitz(field, store, count=request.count, seed=request.evaluation.seed, device=device)
+    is_copying = spec["kind"] == "kernel" and spec.get("bandwidth") == 0
+    return found, about_velocity(pairs=pairs.description, stop=pairs.stop, is_copying=is_copying)
 
 
 def _fit_error(request: EvaluateRequest, data: DataStore, store: TrajectoryStore, stored: StoredGenerator) -> Distance:
     """Give sqrt(E ||g(0, T, x_0) - x_K||^2) in data units, x_K the solver's end state from the same fresh noise."""
-    plan = store.plan
-    x0 = standard_normal(request.evaluation.seed, 0, request.evaluation.samples, stored.dim, stream=SAMPLES)
-    x0 = x0.to(torch.float32)
-    grid = torch.tensor(plan.times, dtype=torch.float64)
+    count, step = request.evaluation.samples, block_rows(stored.dim)
     field = load_velocity(request.velocity.folder)
-    ends = solve(field, x0, grid, solver=plan.solver, interpolant=Interpolant(plan.interpolant))[:, -1]
-    with torch.no_grad():
-        mapped = stored.generator(grid[0], grid[-1], x0)
-    gaps = data.standardisation.scale * (mapped - ends).numpy().astype(np.float64)
-    squares = (gaps.reshape(len(gaps), -1) ** 2).sum(1)
+    squares = np.concatenate(
+        [
+            _squared_gaps(
+                field, data, store, stored, start=start, stop=min(start + step, count), seed=request.evaluation.seed
+            )
+            for start in range(0, count, step)
+        ]
+    )
     value = math.sqrt(squares.mean())
     error = squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * value) if value > 0 else 0.0
     return Distance(name="budget.fit", value=value, standard_error=error, n=len(squares))
+
+
+def _squared_gaps(
+    field: VelocityField,
+    data: DataStore,
+    store: TrajectoryStore,
+    stored: StoredGenerator,
+    *,
+    start: int,
+    stop: int,
+    seed: int,
+) -> Floats:
+    """Give ||g(0, T, x_0) - x_K||^2 of the samples ``start <= i < stop``, of the same classes where there are any."""
+    plan = store.plan
+    x0 = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(torch.float32)
+    grid = torch.tensor(plan.times, dtype=torch.float64)
+    label = sample_labels(stored, start=start, stop=stop, seed=seed, label=None)
+    given = given_labels(plan, field, label)
+    ends = solve(given, x0, grid, solver=plan.solver, interpolant=Interpolant(plan.interpolant))[:, -1]
+    with torch.no_grad():
+        mapped = labelled(stored.generator, label)(grid[0], grid[-1], x0)
+    gaps = data.standardisation.scale * (mapped - ends).numpy().astype(np.float64)
+    return np.asarray((gaps.reshape(len(gaps), -1) ** 2).sum(1))
 
 
 def _tabulate(rows: list[Distance]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

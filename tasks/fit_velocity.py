@@ -1,6 +1,7 @@
 """STEP fit_velocity: dataset shards become an estimate of the velocity field (arXiv 2405.05512, section 2.3)."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,27 @@ from storage.data import DataStore
 from storage.errors import InputError
 from storage.journal import read_journal
 from storage.models import StoredModel, publish_model, read_model
-from tasks.networks.build import build_denoiser
+from tasks.executor import Executor, SerialExecutor
+from tasks.fit_kernel import fit_kernel, kernel_field
+from tasks.networks.build import build_denoiser, network_spec_from, require_fitting
 from tasks.networks.denoiser import Denoiser
+from tasks.networks.spectral import settle_norms
 from tasks.specs import (
     ORACLE_KINDS,
     DatasetSpec,
     InterpolantSpec,
-    NetworkSpec,
     Progress,
     TargetSpec,
     TrainingPlace,
     VelocitySpec,
 )
 from tasks.training.checkpoint import weights_from_bytes
-from tasks.training.ddp import run_distributed
+from tasks.training.ddp import cluster_device, run_distributed
+from tasks.training.device import describe, place_training, warn_of_fallback
+from tasks.training.dropout import reproducible
 from tasks.training.fit import fit, is_published, resume
 from tasks.training.group import Group
-from tasks.training.loader import MatchingBatch, matching_batches, read_rank_rows
+from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible
 from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.losses import denoiser_matching_loss
@@ -49,6 +54,7 @@ class VelocityRequest:
     seed: int
     data: Path  # the ingested store
     place: TrainingPlace
+    device: str = "cpu"  # auto, cpu or cuda
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,28 +66,37 @@ class VelocitySummary:
     loss: float | None  # mean over the last log interval, a dimension; None for an oracle
     batch_size: int | None  # global; None for an oracle
     startup_seconds: float  # of the workers, not spent training
+    computed_on: str | None  # device and precision, as "cpu, float32"; None for an oracle
 
 
-def fit_velocity(request: VelocityRequest, *, progress: Progress) -> VelocitySummary:
+def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Executor | None = None) -> VelocitySummary:
     """Estimate the velocity and publish it; a finished estimate under the same key is found and kept.
 
+    Args:
+        request: what is asked for.
+        progress: told of a training's steps.
+        executor: for the sums over shards from which a kernel's bandwidth is chosen; None: they are taken here.
+
     Raises:
-        InputError: an oracle was asked for a target that has none, or there are fewer shards than workers.
+        InputError: an oracle was asked for a target that has none, labels of a dataset that has none, a GPU where
+            there is none, a network that cannot take the data, or shards, batch and workers that do not fit.
     """
     startup = 0.0
     if not is_published(request.place):
         match request.velocity.kind:
             case "oracle":
                 _publish_oracle(request)
-            case "network":
-                startup = run_distributed(
-                    train_velocity,
-                    request,
-                    workers=request.velocity.workers,
+            case "kernel":
+                fit_kernel(
+                    request.velocity,
+                    request.interpolant,
+                    data=request.data,
+                    seed=request.seed,
                     place=request.place,
-                    steps=request.velocity.steps,
-                    progress=progress,
+                    executor=executor or SerialExecutor(),
                 )
+            case "network":
+                startup = _train(request, progress=progress)
     model = read_model(request.place.folder)
     losses = read_journal(request.place.journal)
     return VelocitySummary(
@@ -90,42 +105,101 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress) -> VelocitySum
         loss=losses[-1]["loss"] if losses else None,
         batch_size=request.velocity.batch_size if model.spec["kind"] == "network" else None,
         startup_seconds=startup,
+        computed_on=describe(losses[-1]) if losses else None,
+    )
+
+
+def _train(request: VelocityRequest, *, progress: Progress) -> float:
+    """Train on the cluster, after refusing here what would fail there; give the seconds that were not training."""
+    spec, store = request.velocity, DataStore(request.data)
+    require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
+    _class_count(request, store)
+    try:
+        require_fitting(spec.network, store.dim)
+    except ValueError as error:
+        raise InputError(f"velocity.{error}") from error
+    device = cluster_device(request.device)
+    warn_of_fallback("velocity", spec, device)
+    return run_distributed(
+        train_velocity,
+        request,
+        workers=spec.workers,
+        place=request.place,
+        steps=spec.steps,
+        progress=progress,
+        device=device,
     )
 
 
 def train_velocity(request: VelocityRequest, group: Group) -> None:
     """Train this worker's replica of the velocity network on its own shards."""
     store = DataStore(request.data)
-    spec = request.velocity.optimiser()
-    kind = request.interpolant.kind
+    spec, network = request.velocity.optimiser(), request.velocity.network
+    kind, classes = request.interpolant.kind, _class_count(request, store)
     denoiser = build_denoiser(
-        request.velocity.network, store.dim, seed=request.seed, interpolant=kind, data_std=store.std
+        network, store.dim, seed=request.seed, interpolant=kind, data_std=store.std, classes=classes
     )
-    state = resume(denoiser, spec, request.place)
-    interpolant, size = Interpolant(kind), float(torch.Size(store.dim).numel())
-
-    def loss(batch: MatchingBatch) -> Tensor:
-        rows = denoiser_matching_loss(
-            denoiser, interpolant=interpolant, t=batch.t, x0=batch.x0, x1=batch.x1, data_std=store.std
-        )
-        return rows.mean() / size
-
-    batches = matching_batches(
-        read_rank_rows(store, group),
+    placement = place_training(request.velocity, group.device)
+    state = resume(denoiser, spec, request.place, placement=placement)
+    draw = Draw(
         seed=request.seed,
-        step=state.step,
         batch_size=spec.batch_size,
         stop=request.stop,
-        group=group,
+        label_dropout=request.velocity.label_dropout if classes else None,
     )
     model_spec = {
         "kind": "network",
-        "network": asdict(request.velocity.network),
+        "network": asdict(network),
         "dim": list(store.dim),
         "interpolant": kind,
         "data_std": store.std,
+        "classes": classes,
     }
-    fit(state, batches, loss, spec, stream_place=dict, place=request.place, model_spec=model_spec, group=group)
+    fit(
+        state,
+        matching_batches(store, draw, step=state.step, group=group),
+        reproducible(
+            matching_loss(denoiser, Interpolant(kind), data_std=store.std),
+            state,
+            seed=request.seed,
+            group=group,
+            dropout=network.dropout,
+        ),
+        spec,
+        stream_place=dict,
+        place=request.place,
+        model_spec=model_spec,
+        group=group,
+        placement=placement,
+    )
+
+
+def matching_loss(
+    denoiser: Denoiser, interpolant: Interpolant, *, data_std: float
+) -> Callable[[MatchingBatch], Tensor]:
+    """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device."""
+
+    def loss(batch: MatchingBatch) -> Tensor:
+        rows = denoiser_matching_loss(
+            lambda t, x_t: torch.as_tensor(denoiser(t, x_t, batch.label)),
+            interpolant=interpolant,
+            t=batch.t,
+            x0=batch.x0,
+            x1=batch.x1,
+            data_std=data_std,
+        )
+        return (batch.weight * rows).mean() / batch.x1[0].numel()
+
+    return loss
+
+
+def _class_count(request: VelocityRequest, store: DataStore) -> int:
+    """Give the number of classes that the network is conditioned on; 0 for none."""
+    if request.velocity.conditional and not store.classes:
+        raise InputError(
+            f"velocity.conditional = true needs labels, and dataset.kind = {request.dataset.kind} has none here"
+        )
+    return len(store.classes) if request.velocity.conditional else 0
 
 
 def load_velocity(folder: Path) -> VelocityField:
@@ -134,20 +208,25 @@ def load_velocity(folder: Path) -> VelocityField:
     match model.spec["kind"]:
         case "oracle":
             return _build_oracle(model.spec)
+        case "kernel":
+            return kernel_field(model, folder)
         case "network":
-            return build_stored_denoiser(model).requires_grad_(False).eval()
-    raise InputError(f"velocity.kind must be oracle or network, {folder} has {model.spec['kind']!r}")
+            denoiser = build_stored_denoiser(model).requires_grad_(False)
+            settle_norms(denoiser)
+            return denoiser
+    raise InputError(f"velocity.kind must be oracle, kernel or network, {folder} has {model.spec['kind']!r}")
 
 
 def build_stored_denoiser(model: StoredModel) -> Denoiser:
     """Give the velocity network that a model's folder holds."""
     spec = model.spec
     denoiser = build_denoiser(
-        NetworkSpec(**spec["network"]),
+        network_spec_from(spec["network"]),
         tuple(spec["dim"]),
         seed=0,
         interpolant=spec["interpolant"],
         data_std=spec["data_std"],
+        classes=spec.get("classes", 0),
     )
     denoiser.load_state_dict(weights_from_bytes(model.weights))
     return denoiser

@@ -23,6 +23,7 @@ class DataSummary:
     rows: int
     dim: tuple[int, ...]  # shape of one row
     shards: int
+    classes: int  # 0 for unlabelled data
     digest: str
 
 
@@ -30,6 +31,7 @@ class SyntheticDataset:
     """Rows of a synthetic target, drawn when read; row i depends on (seed, i) alone."""
 
     has_labels = False
+    classes: tuple[str, ...] = ()
 
     def __init__(self, target: TargetSpec, *, rows: int, seed: int) -> None:
         self.rows = rows
@@ -40,6 +42,10 @@ class SyntheticDataset:
     def read(self, start: int, stop: int) -> tuple[Values, Labels | None]:
         """Give rows ``start <= row < stop``; there are no labels."""
         return self._draw(start, stop), None
+
+    def where(self, row: int) -> str:
+        """Give the row."""
+        return f"{self._target.kind}: row {row}"
 
     def _draw(self, start: int, stop: int) -> Values:
         return draw(self._target, start, stop, seed=self._seed, stream=DATA).numpy().astype(np.float32)
@@ -54,7 +60,7 @@ def ingest(spec: DatasetSpec, *, seed: int, path: Path) -> DataSummary:
         path: of the store to be made; a half-made one is replaced.
 
     Raises:
-        InputError: the data cannot be read or has values that are not finite.
+        InputError: the data cannot be read, or a value is not finite, or a label is no class.
     """
     store = ingest_dataset(
         path,
@@ -69,10 +75,18 @@ def ingest(spec: DatasetSpec, *, seed: int, path: Path) -> DataSummary:
 
 def summarise_data(store: DataStore) -> DataSummary:
     """Give the facts of a store that later steps and people ask for."""
-    return DataSummary(rows=store.rows, dim=store.dim, shards=store.shards.count, digest=store.digest)
+    return DataSummary(
+        rows=store.rows,
+        dim=store.dim,
+        shards=store.shards.count,
+        classes=len(store.classes),
+        digest=store.digest,
+    )
 
 
 def _open(spec: DatasetSpec, *, seed: int) -> Dataset:
     if spec.kind in SYNTHETIC_KINDS:
         return SyntheticDataset(spec.target(), rows=spec.count, seed=seed)
-    return open_dataset(SourceSpec(kind=spec.kind, path=spec.path))
+    return open_dataset(
+        SourceSpec(kind=spec.kind, path=spec.path, split=spec.split, column=spec.column, label_column=spec.label_column)
+    )

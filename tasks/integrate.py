@@ -6,27 +6,31 @@ plan alone. The unit of work is one chunk; a worker process loads the velocity o
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from storage.chunks import default_chunk_rows
-from storage.models import read_model
+from storage.data import DataStore
+from storage.errors import InputError
+from storage.models import StoredModel, read_model
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore, row_bytes
 from storage.trajectories import Verification as Verification  # what verify_store gives
 from tasks.executor import Executor
+from tasks.fit_kernel import spread_kernel_field
 from tasks.fit_velocity import load_velocity
 from tasks.specs import InterpolantSpec, Progress, TrajectoriesSpec
-from tasks.transport.field import VelocityField
+from tasks.transport.field import ConditionalField, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
-from tasks.transport.noise import TRAJECTORIES, standard_normal
+from tasks.transport.noise import LABELS, TRAJECTORIES, class_labels, standard_normal
 from tasks.transport.solver import solve
 
 logger = logging.getLogger(__name__)
@@ -40,8 +44,10 @@ class IntegrateRequest:
     interpolant: InterpolantSpec
     seed: int
     dim: tuple[int, ...]  # shape of one state
+    data: Path  # the ingested dataset, for the shares of its classes
     velocity: Path  # folder of the published velocity
     store: Path
+    is_spread: bool = False  # a kernel's sums are spread over Ray tasks, one a shard, and not the chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +81,17 @@ class IntegrateSummary:
     digest: str  # of the sealed store
 
 
-def plan_trajectories(request: IntegrateRequest, *, velocity_digest: str) -> TrajectoryPlan:
-    """Give the plan of a store: everything that its bytes depend on, resolved."""
+def plan_trajectories(
+    request: IntegrateRequest, *, velocity_digest: str, class_shares: tuple[float, ...] = ()
+) -> TrajectoryPlan:
+    """Give the plan of a store: everything that its bytes depend on, resolved.
+
+    Args:
+        request: what is asked for.
+        velocity_digest: of the velocity.
+        class_shares: probability of each class of a conditional velocity; empty for an unconditional one, for which
+            guidance and unlabelled share mean nothing and are left out.
+    """
     spec = request.trajectories
     grid = time_grid(spec.grid, steps=spec.steps, stop=spec.stop, rho=spec.rho)
     per_row = row_bytes(request.dim, times=len(grid), dtype=spec.precision)
@@ -92,6 +107,9 @@ def plan_trajectories(request: IntegrateRequest, *, velocity_digest: str) -> Tra
         seed=request.seed,
         sub_batch=spec.sub_batch,
         velocity=velocity_digest,
+        class_shares=class_shares,
+        unlabelled_share=spec.unlabelled_share if class_shares else 0.0,
+        guidance=spec.guidance if class_shares else 1.0,
     )
 
 
@@ -108,7 +126,8 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     missing = store.ledger.missing(chunks)
     if len(missing) < chunks:
         logger.info("%d of %d chunks are committed already", chunks - len(missing), chunks)
-    written = simulate(store, missing, velocity=request.velocity, executor=executor, progress=progress)
+    run = partial(simulate_spread if request.is_spread else simulate, velocity=request.velocity, executor=executor)
+    written = run(store, missing, progress=progress)
     manifest = store.seal(rows=count)
     return IntegrateSummary(count=count, chunks=chunks, simulated=len(missing), bytes=written, digest=manifest.digest)
 
@@ -136,8 +155,23 @@ def repair_store(
 
 
 def _open_planned(request: IntegrateRequest) -> TrajectoryStore:
-    plan = plan_trajectories(request, velocity_digest=read_model(request.velocity).digest)
+    model = read_model(request.velocity)
+    shares = _class_shares(request, model)
+    plan = plan_trajectories(request, velocity_digest=model.digest, class_shares=shares)
     return TrajectoryStore.create(request.store, plan, rows=request.trajectories.count)
+
+
+def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[float, ...]:
+    """Give the shares of the classes that a velocity knows; none for an unconditional one."""
+    classes = velocity.spec.get("classes", 0)
+    if not classes:
+        return ()
+    shares = DataStore(request.data).class_shares
+    if len(shares) != classes:
+        raise InputError(
+            f"{request.velocity} knows {classes} classes, {request.data} has {len(shares)}; estimate the velocity anew"
+        )
+    return tuple(shares.tolist())
 
 
 def simulate(
@@ -151,12 +185,30 @@ def simulate(
     tasks = [
         ChunkTask(velocity=velocity, digest=store.plan.velocity, store=store.path, chunk=chunk) for chunk in chunks
     ]
-    rows = written = 0
-    for receipt in executor.map(simulate_chunk, tasks):
-        rows += receipt.rows
+    return _follow(executor.map(simulate_chunk, tasks), rows=len(tasks) * store.plan.chunk_rows, progress=progress)
+
+
+def simulate_spread(
+    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor, progress: Progress
+) -> int:
+    """Simulate chunks here, one after another, each velocity summed over all shards by the executor's workers.
+
+    For data that are larger than a worker's memory; the bytes are the same.
+    """
+    field = spread_kernel_field(velocity, executor=executor)
+    torch.set_num_threads(1)
+    receipts = (_commit(store, chunk, field, began=time.monotonic()) for chunk in chunks)
+    return _follow(receipts, rows=len(chunks) * store.plan.chunk_rows, progress=progress)
+
+
+def _follow(receipts: Iterable[Receipt], *, rows: int, progress: Progress) -> int:
+    """Tell how far the work is as its receipts come in, and give the bytes written."""
+    done = written = 0
+    for receipt in receipts:
+        done += receipt.rows
         written += receipt.bytes
         logger.debug("chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds)
-        progress(rows, len(tasks) * store.plan.chunk_rows, "trajectories")
+        progress(done, rows, "trajectories")
     return written
 
 
@@ -165,13 +217,46 @@ def simulate_chunk(task: ChunkTask) -> Receipt:
     began = time.monotonic()
     torch.set_num_threads(1)
     store = TrajectoryStore.open(task.store)
-    x = solve_chunk(store.plan, task.chunk, field=_velocity(task.velocity, task.digest, store.plan.dtype))
-    commit = store.write_chunk(task.chunk, x, started=began)
-    return Receipt(chunk=task.chunk, rows=commit.stop - commit.start, bytes=commit.bytes, seconds=commit.seconds)
+    return _commit(store, task.chunk, _velocity(task.velocity, task.digest, store.plan.dtype), began=began)
+
+
+def _commit(store: TrajectoryStore, chunk: int, field: VelocityField, *, began: float) -> Receipt:
+    x = solve_chunk(store.plan, chunk, field=field)
+    start = chunk * store.plan.chunk_rows
+    label = row_labels(store.plan, start, start + store.plan.chunk_rows)
+    commit = store.write_chunk(chunk, x, label=None if label is None else label.numpy(), started=began)
+    return Receipt(chunk=chunk, rows=commit.stop - commit.start, bytes=commit.bytes, seconds=commit.seconds)
+
+
+def row_labels(plan: TrajectoryPlan, start: int, stop: int) -> Tensor | None:
+    """Give the labels of rows ``start <= i < stop``, int64 ``[stop - start]``; None for an unconditional plan.
+
+    Label i is a function of (seed, i) and the shares: a class's index, or -1 for the unconditional velocity.
+    """
+    if not plan.is_conditional:
+        return None
+    return class_labels(
+        plan.seed,
+        start,
+        stop,
+        shares=plan.class_shares,
+        unlabelled_share=plan.unlabelled_share,
+        stream=LABELS,
+    )
+
+
+def given_labels(plan: TrajectoryPlan, field: VelocityField, label: Tensor | None) -> VelocityField:
+    """Give the field of a batch with these labels ``[batch]``, guided as planned; the field itself without labels."""
+    return field if label is None else cast(ConditionalField, field).given(label, plan.guidance)
 
 
 def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Floats:
     """Give the trajectories of a chunk, ``[chunk_rows, times, *dim]``, in a buffer that the next call overwrites.
+
+    Args:
+        plan: of the store.
+        chunk: its index.
+        field: the velocity; one that takes labels where the plan has classes.
 
     Raises:
         FloatingPointError: a state is not finite.
@@ -183,7 +268,8 @@ def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Fl
     for low in range(0, plan.chunk_rows, plan.sub_batch):
         high = min(low + plan.sub_batch, plan.chunk_rows)
         x0 = standard_normal(plan.seed, start + low, start + high, plan.dim, stream=TRAJECTORIES).to(states.dtype)
-        solve(field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high])
+        rows_field = given_labels(plan, field, row_labels(plan, start + low, start + high))
+        solve(rows_field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high])
     finite = torch.isfinite(states[:, -1]).flatten(1).all(1)
     if not finite.all():
         row = start + int(torch.nonzero(~finite)[0])

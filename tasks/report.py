@@ -12,11 +12,20 @@ from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, 
 from tasks.sample import image_shape
 from tasks.specs import ReportFacts
 
-SHOWN_POINTS = 4000
-SHOWN_PATHS = 200
 PROJECTIONS = 256  # directions of the sliced distance
 SINKHORN_POINTS = 500  # its rounds are many, each quadratic in the points
 _SHOWN_STRIPS = 6
+_SHOWN_IMAGES = 64
+
+
+def shown_points(dim: tuple[int, ...]) -> int:
+    """Give how many points of each side are drawn."""
+    return _SHOWN_IMAGES if image_shape(dim) else 4000
+
+
+def shown_paths(dim: tuple[int, ...]) -> int:
+    """Give how many trajectories are drawn."""
+    return _SHOWN_STRIPS if image_shape(dim) else 200
 
 
 def draw_figures(
@@ -69,15 +78,29 @@ def compose(
     *,
     measured: Sequence[Measured],
     others: Sequence[Distance],
+    velocity: Sequence[Distance],
+    about: Mapping[str, str],
     figures: Sequence[Figure],
     references: Mapping[str, str],
     seconds: float,
 ) -> ReportContent:
-    """Gather the page's content; ``seconds`` are those of the evaluation so far."""
+    """Gather the page's content.
+
+    Args:
+        facts: what only the flow knows.
+        measured: distances with their floors.
+        others: further measures of the samples, shown at the top.
+        velocity: measures of the velocity.
+        about: what this run has to say of measures, in place of what is said otherwise.
+        figures: the pictures.
+        references: digests of what was measured against.
+        seconds: spent on the evaluation so far.
+    """
+    words = {**_ABOUT, **about}
     rows = [
         DistanceRow(
             name=m.distance.name,
-            description=_ABOUT[m.distance.name],
+            description=words[m.distance.name],
             value=m.distance.value,
             standard_error=m.distance.standard_error,
             n=m.distance.n,
@@ -96,8 +119,9 @@ def compose(
         run=facts.run,
         title=facts.title,
         created=facts.created,
-        headline=[_metric(measured[0].ratio), _metric(measured[0].distance), *[_metric(other) for other in others]],
+        headline=[_metric(each, words) for each in (measured[0].ratio, measured[0].distance, *others)],
         distances=rows,
+        metrics=[_metric(each, words) for each in velocity],
         figures=figures,
         steps=[*steps, StepRow(name="evaluate", status="done", seconds=seconds)],
         overheads=facts.orchestration,
@@ -118,13 +142,33 @@ _ABOUT = {
     "frechet_pixel": "Frechet distance of raw pixels, Gaussians fitted to both sides",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^-d",
     "budget.fit": "one-step map against the solver's end states, root mean square",
+    "velocity_floor": "the least that velocity_loss can be: the loss of the exact velocity",
+    "velocity_error": "velocity against the exact one, root mean square a coordinate",
+    "lipschitz": "largest change of the velocity per change of x, by central differences and the power method at "
+    "stored states; its error is the jackknife's over trajectories",
+    "lipschitz_mean": "mean of that constant over the same states",
 }
 
 
-def _metric(found: Distance) -> Metric:
+def about_velocity(*, pairs: str, stop: float, is_copying: bool) -> dict[str, str]:
+    """Give what depends on the run in the words about its velocity.
+
+    Args:
+        pairs: what the held-out pairs are made of.
+        stop: the end of their times.
+        is_copying: the velocity is a kernel of bandwidth 0, whose flow ends in training points.
+    """
+    found = {"velocity_loss": f"velocity matching a coordinate, in standardised units, on {pairs}, times to {stop:g}"}
+    if is_copying:
+        note = "; the kernel has bandwidth 0, so the exact end of every trajectory is a training point"
+        found["memorised_fraction"] = _ABOUT["memorised_fraction"] + note
+    return found
+
+
+def _metric(found: Distance, words: Mapping[str, str]) -> Metric:
     return Metric(
         name=found.name,
-        description=_ABOUT[found.name],
+        description=words[found.name],
         value=found.value,
         standard_error=found.standard_error,
         n=found.n,

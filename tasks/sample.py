@@ -1,10 +1,13 @@
 """STEP sample: noise becomes samples in data units, one network evaluation each, or a few along the times."""
 
+import math
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from storage.atomic import write_atomic
 from storage.data import DataStore, Standardisation
@@ -12,27 +15,66 @@ from storage.errors import InputError
 from storage.export import check_sample_path, write_samples
 from storage.trajectories import Floats
 from tasks.evaluation import plots
-from tasks.train_generator import StoredGenerator, load_generator
-from tasks.transport.noise import SAMPLES, standard_normal
+from tasks.train_generator import StoredGenerator, labelled, load_generator
+from tasks.transport.losses import TwoTimeMap
+from tasks.transport.noise import SAMPLE_LABELS, SAMPLES, class_labels, standard_normal
 
 _BATCH = 4096
+_SHOWN_CLASSES = 40
 
 
-def write_sample_file(generator: Path, data: Path, *, out: Path, count: int, steps: int, seed: int) -> tuple[int, ...]:
-    """Draw samples as :func:`sample` does, write them in the format of the file's suffix, and give their shape.
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """Which samples are asked for on the command line; checked when drawn."""
 
-    A ``.png`` shows images as a grid, points in the plane as a scatter, and other vectors as histograms.
+    count: int
+    steps: int  # network evaluations a sample
+    seed: int  # of the source noise
+    label: str | None = None  # a class's name or index; None: classes as often as the trajectories have them
+    guidance: float = 1.0  # weight w of the map g_none + w (g_label - g_none)
+
+
+def write_sample_file(generator: Path, data: Path, request: SampleRequest, *, out: Path) -> tuple[int, ...]:
+    """Draw samples, write them in the format of the file's suffix, and give their shape.
+
+    A ``.png`` shows images as a grid, points in the plane as a scatter, and other vectors as histograms. Where the
+    generator has classes, ``.npz`` and ``.zarr`` also hold ``label [count]``.
 
     Raises:
         InputError: the file cannot be written, or an argument is out of range.
     """
     check_sample_path(out)
-    x = sample(generator, data, count=count, steps=steps, seed=seed)
+    stored, store = load_generator(generator), DataStore(data)
+    label = find_class(request.label, store.classes, count=stored.classes) if request.label is not None else None
+    x = _draw(stored, store.standardisation, request, label=label)
     if out.suffix == ".png":
         write_atomic(out, picture(x))
     else:
-        write_samples(out, x)
+        labels = sample_labels(stored, start=0, stop=request.count, seed=request.seed, label=label)
+        write_samples(out, x, label=None if labels is None else labels.numpy())
     return x.shape
+
+
+def find_class(text: str, names: tuple[str, ...], *, count: int) -> int:
+    """Give the index of the class of that name or, where none is called so, of that number.
+
+    Args:
+        text: what a person wrote.
+        names: of the classes, in order of index.
+        count: number of classes that the generator knows; 0 for an unconditional one.
+
+    Raises:
+        InputError: there is no such class, or the generator is unconditional.
+    """
+    if count == 0:
+        raise InputError(f"--label needs a generator with classes (velocity.conditional = true), got {text!r}")
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < count:
+        return int(text)
+    known = [f"{k} ({names[k]})" if k < len(names) and names[k] != str(k) else str(k) for k in range(count)]
+    more = ", ..." if count > _SHOWN_CLASSES else ""
+    raise InputError(f"--label {text!r} is unknown; known: {', '.join(known[:_SHOWN_CLASSES])}{more}")
 
 
 def picture(x: Floats) -> bytes:
@@ -42,7 +84,16 @@ def picture(x: Floats) -> bytes:
     return plots.scatter(x) if x.shape[1:] == (2,) else plots.histograms(x)
 
 
-def sample(generator: Path, data: Path, *, count: int, steps: int, seed: int) -> Floats:
+def sample(
+    generator: Path,
+    data: Path,
+    *,
+    count: int,
+    steps: int,
+    seed: int,
+    label: int | None = None,
+    guidance: float = 1.0,
+) -> Floats:
     """Draw samples in data units, ``[count, *dim]`` float32; sample i is a function of (seed, i).
 
     Args:
@@ -51,32 +102,107 @@ def sample(generator: Path, data: Path, *, count: int, steps: int, seed: int) ->
         count: number of samples.
         steps: network evaluations a sample; more than one goes through evenly spaced times of the trajectories.
         seed: of the source noise.
+        label: class of all samples; None: each class as often as in the trajectories, if there are classes.
+        guidance: weight w of the map g_none + w (g_label - g_none).
 
     Raises:
-        InputError: ``steps`` is not in [1, K].
+        InputError: ``steps`` is not in [1, K], or the generator cannot follow the label or the guidance.
     """
-    stored = load_generator(generator)
-    standardisation = DataStore(data).standardisation
-    out = np.empty((count, *stored.dim), np.float32)
-    for start in range(0, count, _BATCH):
-        stop = min(start + _BATCH, count)
-        out[start:stop] = sample_rows(stored, standardisation, start=start, stop=stop, steps=steps, seed=seed)
-    return out
+    request = SampleRequest(count=count, steps=steps, seed=seed, guidance=guidance)
+    return _draw(load_generator(generator), DataStore(data).standardisation, request, label=label)
 
 
 def sample_rows(
-    stored: StoredGenerator, standardisation: Standardisation, *, start: int, stop: int, steps: int, seed: int
+    stored: StoredGenerator,
+    standardisation: Standardisation,
+    *,
+    start: int,
+    stop: int,
+    steps: int,
+    seed: int,
+    label: int | None = None,
+    guidance: float = 1.0,
 ) -> Floats:
     """Draw samples ``start <= i < stop`` of a seed, ``[stop - start, *dim]`` float32 in data units."""
     last = len(stored.times) - 1
     if not 1 <= steps <= last:
         raise InputError(f"--steps must be in [1, {last}], got {steps}")
+    _require_guidance(stored, guidance)
     path = [stored.times[round(k * last / steps)] for k in range(steps + 1)]
+    labels = sample_labels(stored, start=start, stop=stop, seed=seed, label=label)
+    jump = _guided(stored, labels, guidance=guidance)
     x = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(torch.float32)
     with torch.no_grad():
         for t, s in pairwise(path):
-            x = stored.generator(torch.tensor(t), torch.tensor(s), x)
+            x = jump(torch.tensor(t), torch.tensor(s), x)
     return np.asarray(standardisation.to_data(x.numpy()))
+
+
+def sample_labels(stored: StoredGenerator, *, start: int, stop: int, seed: int, label: int | None) -> Tensor | None:
+    """Give the classes of samples ``start <= i < stop``, int64 ``[stop - start]``; None where there are no classes.
+
+    Args:
+        stored: the generator.
+        start: first sample.
+        stop: one past the last.
+        seed: of the samples.
+        label: class of all of them; None: class i is a function of (seed, i), as frequent as in the trajectories.
+
+    Raises:
+        InputError: the generator has no such class.
+    """
+    if label is not None:
+        if not 0 <= label < stored.classes:
+            raise InputError(f"label must be a class of the generator, which has {stored.classes}, got {label}")
+        return torch.full((stop - start,), label)
+    if stored.classes == 0:
+        return None
+    return class_labels(seed, start, stop, shares=stored.class_shares, unlabelled_share=0.0, stream=SAMPLE_LABELS)
+
+
+def _draw(
+    stored: StoredGenerator, standardisation: Standardisation, request: SampleRequest, *, label: int | None
+) -> Floats:
+    out = np.empty((request.count, *stored.dim), np.float32)
+    for start in range(0, request.count, _BATCH):
+        stop = min(start + _BATCH, request.count)
+        out[start:stop] = sample_rows(
+            stored,
+            standardisation,
+            start=start,
+            stop=stop,
+            steps=request.steps,
+            seed=request.seed,
+            label=label,
+            guidance=request.guidance,
+        )
+    return out
+
+
+def _require_guidance(stored: StoredGenerator, guidance: float) -> None:
+    if not 0 <= guidance < math.inf:
+        raise InputError(f"--guidance must be at least 0, got {guidance:g}")
+    if guidance == 1:
+        return
+    if stored.classes == 0:
+        raise InputError(f"--guidance other than 1 needs a generator with classes, got {guidance:g}")
+    if stored.unlabelled_share == 0:
+        raise InputError(
+            f"--guidance other than 1 needs trajectories.unlabelled_share above 0, got {guidance:g} and a share of 0"
+        )
+
+
+def _guided(stored: StoredGenerator, label: Tensor | None, *, guidance: float) -> TwoTimeMap:
+    """Give the map g_none + w (g_label - g_none) of a batch."""
+    plain, none = labelled(stored.generator, label), labelled(stored.generator, None)
+    if label is None or guidance == 1:
+        return plain
+
+    def jump(t: Tensor, s: Tensor, x: Tensor) -> Tensor:
+        without = none(t, s, x)
+        return without + guidance * (plain(t, s, x) - without)
+
+    return jump
 
 
 def image_shape(dim: tuple[int, ...]) -> tuple[int, int, int] | None:

@@ -12,12 +12,14 @@ from pathlib import Path
 INTERPOLANT_KINDS = ("linear", "foellmer", "trigonometric", "vp")
 SYNTHETIC_KINDS = ("gaussian", "mixture", "moons", "swiss_roll", "checkerboard", "rings")
 ORACLE_KINDS = ("gaussian", "mixture")
-VELOCITY_KINDS = ("oracle", "network")
+VELOCITY_KINDS = ("oracle", "kernel", "network")
 SOLVER_KINDS = ("euler", "exponential", "heun")
 GRID_KINDS = ("uniform", "karras")
-NETWORK_KINDS = ("mlp",)
-SOURCE_KINDS = ("digits", "npz")
-PATH_KINDS = ("npz",)
+NETWORK_KINDS = ("mlp", "unet")
+SOURCE_KINDS = ("digits", "idx", "parquet", "images", "npz", "zarr")
+PATH_KINDS = ("idx", "parquet", "images", "npz", "zarr")
+PRECISION_KINDS = ("float32", "bf16")
+DEVICE_KINDS = ("auto", "cpu", "cuda")
 
 Progress = Callable[[int, int, str], None]  # (done, total, a few words on how it goes), called now and then
 
@@ -29,11 +31,33 @@ KEYS_OF_DATASET: dict[str, frozenset[str]] = {
     "std": frozenset({"gaussian", "mixture"}),
     "components": frozenset({"mixture"}),
     "path": frozenset(PATH_KINDS),
+    "split": frozenset({"idx", "parquet"}),
+    "column": frozenset({"parquet", "npz", "zarr"}),
+    "label_column": frozenset({"parquet", "npz", "zarr"}),
 }
 _TRAINED = frozenset({"network"})
-KEYS_OF_VELOCITY: dict[str, frozenset[str]] = dict.fromkeys(
-    ("network", "steps", "batch_size", "learning_rate", "workers", "warmup", "ema", "clip"), _TRAINED
+KEYS_OF_VELOCITY: dict[str, frozenset[str]] = {
+    "bandwidth": frozenset({"kernel"}),
+    "conditional": frozenset({"kernel", "network"}),
+} | dict.fromkeys(
+    (
+        "network",
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "workers",
+        "warmup",
+        "ema",
+        "clip",
+        "label_dropout",
+        "precision",
+        "compile",
+    ),
+    _TRAINED,
 )
+KEYS_OF_NETWORK: dict[str, frozenset[str]] = dict.fromkeys(
+    ("width", "depth", "fourier", "fourier_scale"), frozenset({"mlp"})
+) | dict.fromkeys(("channels", "multipliers", "blocks", "attention", "dropout"), frozenset({"unet"}))
 
 
 def require(is_valid: bool, message: str) -> None:
@@ -82,7 +106,10 @@ class DatasetSpec:
     """Which data, and how it is cut and scaled."""
 
     kind: str
-    path: str = ""  # of a file, for the kinds that read one
+    path: str = ""  # of a file or folder, for the kinds that read one; of an array, for zarr also an address
+    split: str = "train"  # which files of a folder: train or test
+    column: str = ""  # that holds the data; empty: found by its usual name
+    label_column: str = ""  # that holds the labels; empty: found by its usual name, if there
     count: int = 50_000  # rows drawn, for the synthetic kinds
     mean: float | tuple[float, ...] = 0.0  # of a Gaussian; a number serves every dimension
     std: float | tuple[float, ...] = 1.0  # of a Gaussian, or of each component of a mixture
@@ -93,6 +120,7 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         require_one_of("dataset.kind", self.kind, (*SYNTHETIC_KINDS, *SOURCE_KINDS))
+        require_one_of("dataset.split", self.split, ("train", "test"))
         require_at_least("dataset.count", self.count, 1)
         require_at_least("dataset.dim", self.dim, 1)
         require_at_least("dataset.components", self.components, 1)
@@ -145,6 +173,12 @@ class NetworkSpec:
     depth: int = 4  # hidden layers
     fourier: int = 0  # random Fourier features of x at the input; 0 for none
     fourier_scale: float = 2.0  # standard deviation of their frequencies, radians per standardised unit
+    channels: int = 32  # of a U-Net's finest level
+    multipliers: tuple[int, ...] = (1, 2, 2)  # channels of each level, finest first; each level halves the sides
+    blocks: int = 2  # residual blocks of a level
+    attention: tuple[int, ...] = ()  # sides of the levels with self-attention, in pixels
+    dropout: float = 0.0  # in the residual blocks, while training
+    spectral: bool = False  # norms of the layers that x passes at most 1, a bound on the Lipschitz constant
 
     def __post_init__(self) -> None:
         require_one_of("network.kind", self.kind, NETWORK_KINDS)
@@ -152,6 +186,13 @@ class NetworkSpec:
         require_at_least("network.depth", self.depth, 1)
         require_at_least("network.fourier", self.fourier, 0)
         require_positive("network.fourier_scale", self.fourier_scale)
+        require_at_least("network.channels", self.channels, 4)
+        require(
+            len(self.multipliers) > 0 and all(m >= 1 for m in self.multipliers),
+            f"network.multipliers must be numbers of at least 1, got {list(self.multipliers)}",
+        )
+        require_at_least("network.blocks", self.blocks, 1)
+        require(0 <= self.dropout < 1, f"network.dropout must be in [0, 1), got {self.dropout:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +227,8 @@ class VelocitySpec:
     """How the velocity is estimated."""
 
     kind: str = "network"
+    bandwidth: float | str = "loo"  # of the kernel, in standardised units; loo: leave-one-out likelihood
+    conditional: bool = False  # on the class labels of the dataset
     network: NetworkSpec = NetworkSpec()
     steps: int = 4000  # optimiser steps
     batch_size: int = 1024  # global, over all workers
@@ -194,9 +237,18 @@ class VelocitySpec:
     warmup: int = 200  # optimiser steps
     ema: float = 0.999  # final decay of the weights' moving average
     clip: float = 1.0  # largest norm of the gradient
+    label_dropout: float = 0.1  # share of rows whose label is hidden, so that the unconditional velocity is learnt too
+    precision: str = "float32"  # of the matrix products; bf16 on a GPU, elsewhere float32
+    compile: bool = False  # the network with torch.compile, on a GPU
 
     def __post_init__(self) -> None:
         require_one_of("velocity.kind", self.kind, VELOCITY_KINDS)
+        if isinstance(self.bandwidth, str):
+            require(self.bandwidth == "loo", f"velocity.bandwidth must be a number or loo, got {self.bandwidth!r}")
+        else:
+            require(0 <= self.bandwidth < math.inf, f"velocity.bandwidth must be at least 0, got {self.bandwidth:g}")
+        require(0 <= self.label_dropout < 1, f"velocity.label_dropout must be in [0, 1), got {self.label_dropout:g}")
+        require_one_of("velocity.precision", self.precision, PRECISION_KINDS)
         self.optimiser()
 
     def optimiser(self) -> OptimiserSpec:
@@ -219,6 +271,8 @@ class TrajectoriesSpec:
     precision: str = "float32"
     codec: str = "none"  # every codec ends in CRC32C
     save: str = "all"
+    guidance: float = 1.0  # weight w of a conditional velocity: v_none + w (v_label - v_none)
+    unlabelled_share: float = 0.1  # of the trajectories, of the unconditional velocity; for guidance when sampling
 
     def __post_init__(self) -> None:
         require_at_least("trajectories.count", self.count, 1)
@@ -232,6 +286,9 @@ class TrajectoriesSpec:
         require_one_of("trajectories.precision", self.precision, ("float32", "float64"))
         require_one_of("trajectories.codec", self.codec, ("none", "lz4", "zstd"))
         require_one_of("trajectories.save", self.save, ("all",))
+        require(0 <= self.guidance < math.inf, f"trajectories.guidance must be at least 0, got {self.guidance:g}")
+        share = self.unlabelled_share
+        require(0 <= share < 1, f"trajectories.unlabelled_share must be in [0, 1), got {share:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +307,11 @@ class GeneratorSpec:
     semigroup: float = 0.0  # weight of the semigroup penalty; 0: none
     pairs_per_row: int = 4  # pairs drawn from a trajectory each time its chunk is read
     warm_start: bool = False  # begin at the velocity network's own step
+    precision: str = "float32"  # of the matrix products; bf16 on a GPU, elsewhere float32
+    compile: bool = False  # the network with torch.compile, on a GPU
 
     def __post_init__(self) -> None:
+        require_one_of("generator.precision", self.precision, PRECISION_KINDS)
         share = self.full_span_share
         require(0 <= share <= 1, f"generator.full_span_share must be in [0, 1], got {share:g}")
         require_at_least("generator.semigroup", self.semigroup, 0)
@@ -300,12 +360,13 @@ class ComputeSpec:
     address: str = ""  # of a running Ray cluster; empty: start one here
     cpus: int = 0  # of a cluster started here; 0: all
     gpus: int = 0
-    device: str = "cpu"
+    device: str = "auto"  # auto: a GPU when there is one
+    spread: bool = False  # sum a kernel's shards in Ray tasks of their own, for data larger than a worker's memory
 
     def __post_init__(self) -> None:
         require_at_least("compute.cpus", self.cpus, 0)
         require_at_least("compute.gpus", self.gpus, 0)
-        require_one_of("compute.device", self.device, ("cpu",))
+        require_one_of("compute.device", self.device, DEVICE_KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """STEP train_generator: stored characteristics become a two-time map g(t, s, x) (arXiv 2405.05512, section 2.4)."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,19 +10,24 @@ import torch
 from torch import Tensor
 
 from storage.data import DataStore
+from storage.errors import InputError
 from storage.journal import read_journal
 from storage.models import read_model
 from storage.stream import PairBatch, PairStream, Place, StreamSpec
 from storage.trajectories import TrajectoryStore
 from tasks.fit_velocity import build_stored_denoiser
-from tasks.networks.build import build_generator, warm_start
+from tasks.networks.build import build_generator, network_spec_from, require_fitting, warm_start
 from tasks.networks.generator import Generator
-from tasks.specs import GeneratorSpec, NetworkSpec, Progress, TrainingPlace
+from tasks.networks.spectral import settle_norms
+from tasks.specs import GeneratorSpec, Progress, TrainingPlace
 from tasks.training.checkpoint import weights_from_bytes
-from tasks.training.ddp import run_distributed
+from tasks.training.ddp import cluster_device, run_distributed
+from tasks.training.device import describe, place_training, warn_of_fallback
+from tasks.training.dropout import reproducible
 from tasks.training.fit import fit, is_published, resume
 from tasks.training.group import Group
-from tasks.transport.losses import characteristic_fitting_loss, semigroup_loss
+from tasks.training.loop import TrainingState
+from tasks.transport.losses import TwoTimeMap, characteristic_fitting_loss, semigroup_loss
 from tasks.transport.noise import TRAINING
 
 logger = logging.getLogger(__name__)
@@ -39,6 +44,7 @@ class GeneratorRequest:
     velocity: Path  # folder of the velocity, for a warm start
     store: Path  # of the trajectories
     place: TrainingPlace
+    device: str = "cpu"  # auto, cpu or cuda
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +56,23 @@ class GeneratorSummary:
     wait_share: float  # of the time, spent waiting for pairs
     batch_size: int  # global
     startup_seconds: float  # of the workers, not spent training
+    computed_on: str  # device and precision, as "cpu, float32"
 
 
 def train_generator(request: GeneratorRequest, *, progress: Progress) -> GeneratorSummary:
-    """Fit the generator and publish it; a finished one under the same key is found and kept."""
+    """Fit the generator and publish it; a finished one under the same key is found and kept.
+
+    Raises:
+        InputError: a GPU was asked for and there is none, or the network cannot take the data's shape.
+    """
     startup = 0.0
     if not is_published(request.place):
+        try:
+            require_fitting(request.generator.network, DataStore(request.data).dim)
+        except ValueError as error:
+            raise InputError(f"generator.{error}") from error
+        device = cluster_device(request.device)
+        warn_of_fallback("generator", request.generator, device)
         startup = run_distributed(
             train_characteristics,
             request,
@@ -63,6 +80,7 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
             place=request.place,
             steps=request.generator.steps,
             progress=progress,
+            device=device,
         )
     last = read_journal(request.place.journal)[-1]
     return GeneratorSummary(
@@ -71,6 +89,7 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
         wait_share=last["wait_share"],
         batch_size=request.generator.batch_size,
         startup_seconds=startup,
+        computed_on=describe(last),
     )
 
 
@@ -85,10 +104,12 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         seed=request.seed,
         interpolant=store.plan.interpolant,
         data_std=data_std,
+        classes=len(store.plan.class_shares),
     )
     if request.generator.warm_start:
         warm_start(generator, build_stored_denoiser(read_model(request.velocity)))
-    state = resume(generator, spec, request.place)
+    placement = place_training(request.generator, group.device)
+    state = resume(generator, spec, request.place, placement=placement)
     stream = PairStream(
         store,
         StreamSpec(
@@ -102,17 +123,6 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         world=group.world,
         place=Place(**state.place),
     )
-    size = float(torch.Size(store.plan.dim).numel())
-
-    def loss(batch: TorchPairs) -> Tensor:
-        rows = characteristic_fitting_loss(generator, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
-        if request.generator.semigroup > 0:
-            share = _between(request.seed, step=state.step, rank=group.rank, rows=len(rows))
-            r = batch.t + share * (batch.s - batch.t)
-            penalty = semigroup_loss(generator, t=batch.t, r=r, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
-            rows = rows + request.generator.semigroup * penalty
-        return rows.mean() / size
-
     model_spec = {
         "kind": "generator",
         "network": asdict(request.generator.network),
@@ -120,17 +130,45 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         "interpolant": store.plan.interpolant,
         "data_std": data_std,
         "times": list(store.plan.times),
+        "classes": len(store.plan.class_shares),
+        "class_shares": list(store.plan.class_shares),
+        "unlabelled_share": store.plan.unlabelled_share,
     }
     fit(
         state,
         _as_torch(stream),
-        loss,
+        reproducible(
+            fitting_loss(generator, request, state, group),
+            state,
+            seed=request.seed,
+            group=group,
+            dropout=request.generator.network.dropout,
+        ),
         spec,
         stream_place=lambda: asdict(stream.place),
         place=request.place,
         model_spec=model_spec,
         group=group,
+        placement=placement,
     )
+
+
+def fitting_loss(
+    generator: Generator, request: GeneratorRequest, state: TrainingState, group: Group
+) -> Callable[["TorchPairs"], Tensor]:
+    """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device."""
+    weight = request.generator.semigroup
+
+    def loss(batch: TorchPairs) -> Tensor:
+        given = labelled(generator, batch.label)
+        rows = characteristic_fitting_loss(given, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
+        if weight > 0:
+            share = _between(request.seed, step=state.step, rank=group.rank, rows=len(rows)).to(batch.t.device)
+            r = batch.t + share * (batch.s - batch.t)
+            rows = rows + weight * semigroup_loss(given, t=batch.t, r=r, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
+        return rows.mean() / batch.x_t[0].numel()
+
+    return loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +179,25 @@ class TorchPairs:
     x_s: Tensor  # [batch, *dim]
     t: Tensor  # [batch]
     s: Tensor  # [batch]
+    label: Tensor | None  # [batch] int64; -1: none
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredGenerator:
-    """A published generator and the times that it was fitted on."""
+    """A published generator, and what it was fitted on."""
 
     generator: Generator
     times: tuple[float, ...]
     dim: tuple[int, ...]
     digest: str
+    classes: int = 0  # 0: an unconditional one
+    class_shares: tuple[float, ...] = ()  # of its trajectories, in order of class
+    unlabelled_share: float = 0.0  # of its trajectories, on which it learnt the unconditional map
+
+
+def labelled(generator: Generator, label: Tensor | None) -> TwoTimeMap:
+    """Give the map (t, s, x) of a batch whose rows have these labels, int64 ``[batch]``; None: no labels."""
+    return lambda t, s, x: torch.as_tensor(generator(t, s, x, label))
 
 
 def load_generator(folder: Path) -> StoredGenerator:
@@ -158,18 +205,23 @@ def load_generator(folder: Path) -> StoredGenerator:
     model = read_model(folder)
     spec = model.spec
     generator = build_generator(
-        NetworkSpec(**spec["network"]),
+        network_spec_from(spec["network"]),
         tuple(spec["dim"]),
         seed=0,
         interpolant=spec["interpolant"],
         data_std=spec["data_std"],
+        classes=spec.get("classes", 0),
     )
     generator.load_state_dict(weights_from_bytes(model.weights))
+    settle_norms(generator)
     return StoredGenerator(
-        generator=generator.requires_grad_(False).eval(),
+        generator=generator.requires_grad_(False),
         times=tuple(spec["times"]),
         dim=tuple(spec["dim"]),
         digest=model.digest,
+        classes=spec.get("classes", 0),  # one that was published before there were classes says nothing of them
+        class_shares=tuple(spec.get("class_shares", ())),
+        unlabelled_share=spec.get("unlabelled_share", 0.0),
     )
 
 
@@ -186,4 +238,5 @@ def _as_torch(stream: PairStream) -> Iterator[TorchPairs]:
 
 def _convert(batch: PairBatch) -> TorchPairs:
     x_t, x_s, t, s = (torch.from_numpy(a).to(torch.float32) for a in (batch.x_t, batch.x_s, batch.t, batch.s))
-    return TorchPairs(x_t=x_t, x_s=x_s, t=t, s=s)
+    label = None if batch.label is None else torch.from_numpy(batch.label)
+    return TorchPairs(x_t=x_t, x_s=x_s, t=t, s=s, label=label)

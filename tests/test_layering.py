@@ -16,7 +16,7 @@ STDLIB = set(sys.stdlib_module_names)
 ALLOWED: dict[str, set[str]] = {
     "flows": {"prefect", "pydantic", "rich", "tomli_w", "flows", "tasks.executor", "tasks.specs"}
     | {f"tasks.{step}" for step in STEPS}
-    | {f"storage.{name}" for name in ("catalog", "paths", "specs", "errors", "fingerprint")},
+    | {f"storage.{name}" for name in ("catalog", "paths", "specs", "errors", "fingerprint", "sources")},
     "flows/server.py": {"prefect", "uvicorn"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
     "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper"},
@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "storage/specs.py": set(),
     "storage/chunks.py": {"numpy", "storage"},
     "storage/ordering.py": {"numpy", "storage.chunks"},
-    "storage/datasets": {"numpy", "pyarrow", "sklearn", "PIL", "storage"},
+    "storage/datasets": {"numpy", "pyarrow", "sklearn", "PIL", "zarr", "obstore", "storage"},
 }
 
 

@@ -13,6 +13,7 @@ class Digits:
     rows = 1797
     dim = (1, 8, 8)
     has_labels = True
+    classes = tuple("0123456789")
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits  # takes seconds, which other kinds of dataset need not wait
@@ -23,3 +24,7 @@ class Digits:
     def read(self, start: int, stop: int) -> tuple[Values, Labels | None]:
         """Give rows ``start <= row < stop`` and their digits."""
         return self._images[start:stop], self._labels[start:stop].astype(np.int64)
+
+    def where(self, row: int) -> str:
+        """Give the row."""
+        return f"digits: row {row}"

@@ -6,20 +6,28 @@ errors come from a jackknife that leaves out one repetition, a set of each side,
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, product
 from statistics import fmean
 
 from tasks.evaluation.distance import Distance, Floats
+
+Load = Callable[[], Floats]  # gives a set, [n, *dim], whenever it is needed: sets of images would fill the memory
+
+
+def held(x: Floats) -> Load:
+    """Give a set that is in memory."""
+    return lambda: x
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two sets to compare, and the repetitions that they belong to."""
 
-    x: Floats  # [n, *dim]
-    y: Floats  # [m, *dim]
+    x: Load  # [n, *dim]
+    y: Load  # [m, *dim]
     repetitions: frozenset[int]
 
 
@@ -41,9 +49,7 @@ class Comparison:
 
     def first(self, n: int) -> "Comparison":
         """Give the same comparison of the first ``n`` points of each set."""
-        across, within = (
-            tuple(replace(pair, x=pair.x[:n], y=pair.y[:n]) for pair in pairs) for pairs in (self.across, self.within)
-        )
+        across, within = (tuple(_first(pair, n) for pair in pairs) for pairs in (self.across, self.within))
         return Comparison(across=across, within=within, repetitions=self.repetitions)
 
     @property
@@ -52,7 +58,12 @@ class Comparison:
         return len(self.across) + len(self.within)
 
 
-def all_pairs(samples: list[Floats], data: list[Floats]) -> Comparison:
+def _first(pair: Pair, n: int) -> Pair:
+    x, y = (partial(lambda load: load()[:n], load) for load in (pair.x, pair.y))
+    return Pair(x=x, y=y, repetitions=pair.repetitions)
+
+
+def all_pairs(samples: Sequence[Load], data: Sequence[Load]) -> Comparison:
     """Compare every set of samples with every set of data, and every two sets of data; all sets are independent."""
     return Comparison(
         across=tuple(
@@ -66,7 +77,7 @@ def all_pairs(samples: list[Floats], data: list[Floats]) -> Comparison:
     )
 
 
-def split_pairs(samples: list[Floats], halves: list[tuple[Floats, Floats]]) -> Comparison:
+def split_pairs(samples: Sequence[Load], halves: Sequence[tuple[Load, Load]]) -> Comparison:
     """Compare set k of samples with both halves of split k of a dataset, and the halves with each other."""
     return Comparison(
         across=tuple(
@@ -104,9 +115,11 @@ def measure(
         told: for a progress bar.
     """
 
+    n = len(comparison.across[0].x())
+
     def values(pairs: tuple[Pair, ...]) -> Iterator[tuple[float, frozenset[int]]]:
         for pair in pairs:
-            yield distance(pair.x, pair.y), pair.repetitions
+            yield distance(pair.x(), pair.y()), pair.repetitions
             told()
 
     across, within = list(values(comparison.across)), list(values(comparison.within))
@@ -117,7 +130,6 @@ def measure(
 
     whole = means(None)
     left_out = [means(k) for k in range(comparison.repetitions)]
-    n = len(comparison.across[0].x)
     distances = [
         Distance(name=f"{name}{suffix}", value=value, standard_error=_jackknife_error(replicates), n=n)
         for suffix, value, replicates in zip(("", "_floor", "_ratio"), whole, zip(*left_out, strict=True), strict=True)

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 
+_BLOCK = 512  # points whose differences from a centre are held at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
@@ -68,12 +70,17 @@ def squared_distances(x: Floats, y: Floats) -> Floats:
     """Give ||x_i - y_j||^2 as a new ``[n, m]`` for ``x [n, d], y [m, d]`` float64, by one matrix product.
 
     The product cancels, so entries carry an absolute error of about 1e-15 of the largest squared distance to
-    the mean of ``y``. Good to compare distances with; values to report are taken from differences.
+    the mean of ``y``. Good to compare distances with; values to report are taken from differences. Holds one more copy
+    of ``y``, and of ``x`` a block at a time.
     """
     centre = y.mean(0)
-    x, y = x - centre, y - centre
-    out = x @ y.T
-    out *= -2
-    out += (x * x).sum(1)[:, None]
-    out += (y * y).sum(1)
+    y = y - centre
+    squares = np.einsum("ij,ij->i", y, y)
+    out = np.empty((len(x), len(y)))
+    for start in range(0, len(x), _BLOCK):
+        part, block = x[start : start + _BLOCK] - centre, out[start : start + _BLOCK]
+        np.matmul(part, y.T, out=block)
+        block *= -2
+        block += np.einsum("ij,ij->i", part, part)[:, None]
+        block += squares
     return np.maximum(out, 0, out=out)

@@ -4,10 +4,14 @@ The formula of FID (Heusel et al., arXiv 1706.08500) without its Inception netwo
 compare only at one sample count, one pixel range and one reference.
 """
 
+import math
+
 import numpy as np
 
-from tasks.evaluation.distance import Floats, points
+from tasks.evaluation.distance import Floats, points, two_sides
 from tasks.evaluation.wasserstein import gaussian_wasserstein_of_moments
+
+_BLOCK = 1024  # points taken in at once
 
 
 class Moments:
@@ -66,6 +70,33 @@ class Moments:
     def _require(self, n: int) -> None:
         if self._n < n:
             raise ValueError(f"moments need at least {n} points, got {self._n}")
+
+
+def frechet_of_points(x: Floats, y: Floats) -> float:
+    """Give :func:`frechet` of the Gaussians fitted to ``x [n, *dim]`` and ``y [m, *dim]``.
+
+    Where points are fewer than dimensions, by the centred points themselves: as the columns of F with S = F F' they are
+    the factors that the formula asks for, and no d x d matrix is made. Memory is some copies of the points.
+
+    Raises:
+        ValueError: a side has fewer than two points, is not finite, or the dimensions differ.
+    """
+    flat_x, flat_y = two_sides(x, y)
+    n, m = len(flat_x), len(flat_y)
+    if max(n, m) > flat_x.shape[1] or min(n, m) < 2:
+        return frechet(_moments(flat_x), _moments(flat_y))
+    mean_x, mean_y = flat_x.mean(0), flat_y.mean(0)
+    flat_x, flat_y = flat_x - mean_x, flat_y - mean_y
+    spread = (flat_x * flat_x).sum() / (n - 1) + (flat_y * flat_y).sum() / (m - 1)
+    cross = np.linalg.svd(flat_x @ flat_y.T, compute_uv=False).sum() / math.sqrt((n - 1) * (m - 1))
+    return float(((mean_x - mean_y) ** 2).sum() + max(0.0, spread - 2 * cross))
+
+
+def _moments(x: Floats) -> Moments:
+    found = Moments()
+    for start in range(0, len(x), _BLOCK):
+        found.update(x[start : start + _BLOCK])
+    return found
 
 
 def frechet(x: Moments, y: Moments) -> float:

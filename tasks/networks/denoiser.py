@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from tasks.transport.field import Guided
 from tasks.transport.interpolant import Coefficients, Interpolant, expand
 
 
@@ -13,7 +14,7 @@ class Denoiser(nn.Module):
     ((alpha alpha' + beta beta' sd^2)/q) x + (W sd/sqrt(q)) F, which never divides by a small difference.
 
     Args:
-        backbone: maps ``(x, t)`` to the shape of ``x``.
+        backbone: maps ``(x, t)`` and labels to the shape of ``x``.
         interpolant: the interpolant of the flow.
         data_std: sd, the standard deviation of the data in its (standardised) units.
     """
@@ -24,26 +25,38 @@ class Denoiser(nn.Module):
         self.interpolant = interpolant
         self.data_std = data_std
 
-    def forward(self, t: Tensor, x_t: Tensor) -> Tensor:
-        """Give the denoiser E[x1 | x_t], ``[batch, *dim]``, for ``t [batch]`` or 0-d."""
-        return precondition(self.backbone, self.interpolant.at(expand(t, x_t)), self.data_std, x_t, t)
+    def forward(self, t: Tensor, x_t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Give the denoiser E[x1 | x_t], ``[batch, *dim]``.
 
-    def denoiser(self, t: Tensor, x_t: Tensor) -> Tensor:
+        Args:
+            t: times, ``[batch]`` or 0-d.
+            x_t: states, ``[batch, *dim]``.
+            label: class labels, int64 ``[batch]``, -1 where there is none; None: nowhere.
+        """
+        return precondition(self.backbone, self.interpolant.at(expand(t, x_t)), self.data_std, x_t, t, label=label)
+
+    def denoiser(self, t: Tensor, x_t: Tensor, label: Tensor | None = None) -> Tensor:
         """Give the denoiser; the name that :class:`~tasks.transport.field.VelocityField` asks for."""
-        return self.forward(t, x_t)
+        return self.forward(t, x_t, label)
 
-    def velocity(self, t: Tensor, x_t: Tensor) -> Tensor:
+    def velocity(self, t: Tensor, x_t: Tensor, label: Tensor | None = None) -> Tensor:
         """Give the velocity, ``[batch, *dim]``; not finite at t = 1 where W is infinite (``foellmer``, ``vp``)."""
         c = self.interpolant.at(expand(t, x_t))
         variance = self.data_std**2
         q = c.noise**2 + variance * c.data**2
-        raw = self.backbone(x_t / q.sqrt(), t)
+        raw = self.backbone(x_t / q.sqrt(), t, label=label)
         slope = (c.noise_product + variance * c.data * c.data_rate) / q
         return torch.as_tensor(slope * x_t + c.wronskian * self.data_std / q.sqrt() * raw)
 
+    def given(self, label: Tensor, guidance: float) -> Guided:
+        """Give the field of a batch with these labels, int64 ``[batch]``, -1 for none, guided with that weight."""
+        return Guided(field=self, label=label, guidance=guidance)
 
-def precondition(backbone: nn.Module, c: Coefficients, data_std: float, x: Tensor, *times: Tensor) -> Tensor:
+
+def precondition(
+    backbone: nn.Module, c: Coefficients, data_std: float, x: Tensor, *times: Tensor, label: Tensor | None = None
+) -> Tensor:
     """Give c_skip x + c_out F(c_in x, *times), ``[batch, *dim]``, with the coefficients ``c`` at the time of ``x``."""
     q = c.noise**2 + (data_std * c.data) ** 2
-    raw = backbone(x / q.sqrt(), *times)
+    raw = backbone(x / q.sqrt(), *times, label=label)
     return torch.as_tensor(c.data * data_std**2 / q * x + c.noise * data_std / q.sqrt() * raw)

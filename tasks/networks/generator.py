@@ -14,7 +14,7 @@ class Generator(nn.Module):
     from the weights of a :class:`~tasks.networks.denoiser.Denoiser` is that denoiser's own DDIM step.
 
     Args:
-        backbone: maps ``(x, t, s)`` to the shape of ``x``.
+        backbone: maps ``(x, t, s)`` and labels to the shape of ``x``.
         interpolant: the interpolant of the trajectories.
         data_std: standard deviation of the data in its (standardised) units.
     """
@@ -25,10 +25,17 @@ class Generator(nn.Module):
         self.interpolant = interpolant
         self.data_std = data_std
 
-    def forward(self, t: Tensor, s: Tensor, x_t: Tensor) -> Tensor:
-        """Give x_s, ``[batch, *dim]``, for ``x_t [batch, *dim]`` and times t <= s, ``[batch]`` or 0-d."""
+    def forward(self, t: Tensor, s: Tensor, x_t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Give x_s, ``[batch, *dim]``.
+
+        Args:
+            t: times of the states, ``[batch]`` or 0-d.
+            s: times to go to, alike; not before t.
+            x_t: states, ``[batch, *dim]``.
+            label: class labels, int64 ``[batch]``, -1 where there is none; None: nowhere.
+        """
         now, then = self.interpolant.at(expand(t, x_t)), self.interpolant.at(expand(s, x_t))
         # at t = s = 1 the ratio is 0/0 and the map is the identity
         ratio = torch.where(now.noise > 0, then.noise / now.noise, 1.0)
-        denoised = precondition(self.backbone, now, self.data_std, x_t, t, s)
+        denoised = precondition(self.backbone, now, self.data_std, x_t, t, s, label=label)
         return ratio * x_t + (then.data - ratio * now.data) * denoised

@@ -19,13 +19,14 @@ def to_checkpoint(state: TrainingState) -> Checkpoint:
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Bring a freshly begun state to a checkpoint."""
-    state.load_state_dict(torch.load(io.BytesIO(checkpoint.payload), weights_only=True))
+    """Bring a freshly begun state to a checkpoint, on the device that it is on, whichever that was written on."""
+    device = next(state.model.parameters()).device
+    state.load_state_dict(torch.load(io.BytesIO(checkpoint.payload), map_location=device, weights_only=True))
 
 
 def weights_to_bytes(weights: dict[str, Tensor]) -> bytes:
     """Give weights as safetensors."""
-    return save_safetensors({name: value.contiguous() for name, value in weights.items()})
+    return save_safetensors({name: value.cpu().contiguous() for name, value in weights.items()})
 
 
 def weights_from_bytes(content: bytes) -> dict[str, Tensor]:

@@ -18,8 +18,10 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
+from storage.errors import InputError
 from storage.journal import read_journal
 from tasks.specs import Progress, TrainingPlace
+from tasks.training.device import CPU, choose_device
 from tasks.training.group import Group, alone
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def run_distributed(
     place: TrainingPlace,
     steps: int,
     progress: Progress,
+    device: str = "cpu",
 ) -> float:
     """Run ``worker(request, group)`` on each of ``workers`` Ray Train workers of one thread, until all are done.
 
@@ -52,6 +55,7 @@ def run_distributed(
         place: whose journal tells how far the training is.
         steps: optimiser steps in all.
         progress: told about twice a second.
+        device: ``cpu``, or ``cuda`` for a GPU a worker, or a share of one where there are fewer.
 
     Raises:
         Exception: what the worker raised, after Ray gave up.
@@ -59,17 +63,40 @@ def run_distributed(
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # slow to import
 
     began = time.monotonic()
+    resources = worker_resources(workers=workers, gpus=_gpus() if device == "cuda" else 0)
     with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, _Follower(place, steps, progress):
         trainer = _trainer_class()(
             _enter,
-            train_loop_config={"worker": worker, "request": request},
-            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+            train_loop_config={"worker": worker, "request": request, "gpu_share": resources.get("GPU", 0.0)},
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
+            ),
             run_config=RunConfig(
                 name=place.key, storage_path=scratch, failure_config=FailureConfig(max_failures=RESTARTS)
             ),
         )
         _run(trainer)
     return time.monotonic() - began - read_journal(place.journal)[-1]["elapsed"]
+
+
+def cluster_device(asked: str) -> str:
+    """Give ``cpu`` or ``cuda``: what workers of the cluster will compute on for ``compute.device`` = ``asked``.
+
+    Raises:
+        InputError: a GPU was asked for and the cluster has none.
+    """
+    return choose_device(asked, gpus=_gpus())
+
+
+def _gpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def worker_resources(*, workers: int, gpus: int) -> dict[str, float]:
+    """Give what a worker asks of Ray: one CPU, and a GPU or such a share of one that all workers fit on them."""
+    return {"CPU": 1.0} | ({"GPU": 1 / -(-workers // gpus)} if gpus else {})
 
 
 def _trainer_class() -> Any:
@@ -111,16 +138,37 @@ def _enter(config: dict[str, Any]) -> None:
     from ray import train
 
     torch.set_num_threads(1)
+    device = _worker_device(config["gpu_share"])
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if world == 1:
-        config["worker"](config["request"], alone())
+        config["worker"](config["request"], alone(device))
         return
-    dist.init_process_group("gloo", store=_meet(rank, world), rank=rank, world_size=world)
+    dist.init_process_group(backend(config["gpu_share"]), store=_meet(rank, world), rank=rank, world_size=world)
     try:
-        config["worker"](config["request"], Group(rank=rank, world=world, average=partial(_average, world)))
+        config["worker"](
+            config["request"], Group(rank=rank, world=world, average=partial(_average, world), device=device)
+        )
     finally:
         dist.destroy_process_group()
+
+
+def backend(gpu_share: float) -> str:
+    """Give what workers talk over: NCCL takes one rank a GPU, gloo all else."""
+    return "nccl" if gpu_share == 1 else "gloo"
+
+
+def _worker_device(gpu_share: float) -> torch.device:
+    """Give the CPU, or the one GPU that Ray lets this worker see."""
+    if not gpu_share:
+        return CPU
+    if not torch.cuda.is_available():
+        raise InputError(
+            "compute.device must be cpu here: Ray has a GPU, but this installation of torch cannot use one"
+        )
+    device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _meet(rank: int, world: int) -> Store:

@@ -1,6 +1,6 @@
 """One worker's training from its newest checkpoint to the published weights, the same for both networks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from storage.checkpoints import CheckpointFolder
 from storage.journal import Journal
-from storage.models import publish_model, read_model
+from storage.models import has_model, publish_model, read_model
 from tasks.specs import OptimiserSpec, TrainingPlace
 from tasks.training.checkpoint import restore, to_checkpoint, weights_to_bytes
+from tasks.training.device import ON_CPU, Placement
+from tasks.training.feed import Feed
 from tasks.training.group import Group
 from tasks.training.loop import Log, TrainingState, begin, train
 
@@ -21,12 +23,14 @@ _CHECKPOINTS = 10  # over a training
 
 def is_published(place: TrainingPlace) -> bool:
     """Tell whether the folder's model was made under this very key."""
-    return (place.folder / "spec.json").exists() and read_model(place.folder).spec["key"] == place.key
+    return has_model(place.folder) and read_model(place.folder).spec["key"] == place.key
 
 
-def resume(model: nn.Module, spec: OptimiserSpec, place: TrainingPlace) -> TrainingState:
-    """Give the state of the newest valid checkpoint, or the state before the first step."""
-    state = begin(model, spec)
+def resume(
+    model: nn.Module, spec: OptimiserSpec, place: TrainingPlace, *, placement: Placement = ON_CPU
+) -> TrainingState:
+    """Give the state of the newest valid checkpoint, or the state before the first step, on the training's device."""
+    state = begin(placement.take(model), spec)
     newest = CheckpointFolder(place.checkpoints).newest()
     if newest is not None:
         restore(state, newest)
@@ -43,25 +47,47 @@ def fit(
     place: TrainingPlace,
     model_spec: dict[str, Any],
     group: Group,
+    placement: Placement = ON_CPU,
 ) -> None:
-    """Train to the end; rank 0 alone writes journal, checkpoints and, last, the averaged weights as the model."""
+    """Train to the end; rank 0 alone writes journal, checkpoints and, last, the averaged weights as the model.
+
+    Args:
+        state: as :func:`resume` gave it.
+        batches: this rank's part of each global batch, on the CPU.
+        loss: mean over such a batch, once it is on the device; 0-d.
+        spec: the knobs.
+        stream_place: where ``batches`` stands.
+        place: where the files go.
+        model_spec: what the published specification says, beside the key.
+        group: who we are.
+        placement: how the network is computed.
+    """
     folder = CheckpointFolder(place.checkpoints)
+
+    def placed_loss(batch: Batch) -> Tensor:
+        with placement.autocast():
+            return loss(batch)
+
     with ExitStack() as stack:
+        feed = stack.enter_context(Feed(batches, stream_place, device=placement.device))
         log: Log = _ignore
         checkpoint: Callable[[TrainingState], None] = _ignore
         if group.rank == 0:
-            log = stack.enter_context(Journal(place.journal, step=state.step)).append
+            journal = stack.enter_context(Journal(place.journal, step=state.step))
+
+            def log(record: Mapping[str, float]) -> None:
+                journal.append({**record, **placement.facts()})
 
             def checkpoint(reached: TrainingState) -> None:
                 folder.save(to_checkpoint(reached))
 
         train(
             state,
-            batches,
-            loss,
+            feed,
+            placed_loss,
             spec,
             average=group.average,
-            place=stream_place,
+            place=lambda: feed.place,
             log=log,
             checkpoint=checkpoint,
             every=max(1, spec.steps // _CHECKPOINTS),

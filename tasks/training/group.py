@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from tasks.training.device import CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +16,9 @@ class Group:
     rank: int
     world: int
     average: Callable[[Sequence[Tensor]], None]
+    device: torch.device = CPU  # that this rank computes on
 
 
-def alone() -> Group:
+def alone(device: torch.device = CPU) -> Group:
     """Give the group of one worker, which needs no engine."""
-    return Group(rank=0, world=1, average=lambda _: None)
+    return Group(rank=0, world=1, average=lambda _: None, device=device)

@@ -1,78 +1,150 @@
-"""Batches for velocity matching: data of a rank's own shards, noise and times as functions of (seed, step, rank)."""
+"""Batches for velocity matching: one global order, the same for any number of workers, each reading its own shards.
+
+Whole stored shards make up *streams*, whose number depends on the dataset and the batch alone. Stream k walks without
+end through permutations of its rows, and every global batch is equal parts of all streams. Rank r serves the streams
+k with k % world == r. What a stream adds to a batch is a function of (seed, step, k), so the batch is the same for
+every number of workers that divides the number of streams.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from storage.chunks import ChunkGrid, Shard
 from storage.data import DataStore
 from storage.errors import InputError
-from storage.ordering import permutation
+from storage.ordering import Indices, permutation
+from tasks.rows import RowReader
 from tasks.training.group import Group
-from tasks.transport.noise import TRAINING
+from tasks.transport.noise import TRAINING, UNLABELLED
+
+Floats = npt.NDArray[np.floating[Any]]
+
+_MATCHING, _TURN = 0, 3  # last word of the counter; 1 and 2 are the generator's times and dropout
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingBatch:
     """What velocity matching is fitted to."""
 
-    t: Tensor  # [batch], uniform on [0, T), one in each of ``batch`` equal parts
+    t: Tensor  # [batch], uniform on [0, T); the global batch has one in each of as many equal parts as it has rows
     x0: Tensor  # [batch, *dim], noise
     x1: Tensor  # [batch, *dim], data
+    weight: Tensor  # [batch], of a row's loss: streams are equally long in the batch, and not always in the data
+    label: Tensor | None  # [batch] int64, -1 where there is none or it is hidden; None: no labels are used
 
 
-def read_rank_rows(store: DataStore, group: Group) -> Tensor:
-    """Give the rows of every ``world``-th shard, from shard ``rank`` on, ``[rows, *dim]``.
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What determines the batches of a dataset."""
+
+    seed: int
+    batch_size: int  # global
+    stop: float  # T, the end of the times
+    label_dropout: float | None  # share of the labels that are hidden; None: no labels are used
+
+
+def stream_grid(shards: ChunkGrid, *, batch_size: int) -> ChunkGrid:
+    """Give the rows of each stream: the most streams of equally many whole shards that divide the batch evenly.
+
+    The last one may have fewer shards. Eight shards and a batch of 1,024 make eight streams.
+    """
+    grids = (
+        (count, ChunkGrid(shards.rows, -(-shards.count // count) * shards.chunk_rows))
+        for count in range(min(shards.count, batch_size), 0, -1)
+        if batch_size % count == 0
+    )
+    return next(grid for count, grid in grids if grid.count == count)
+
+
+def require_divisible(store: DataStore, *, batch_size: int, workers: int) -> None:
+    """Raise unless the streams can be dealt evenly to so many workers.
 
     Raises:
-        InputError: there are fewer shards than workers.
+        InputError: they cannot.
     """
-    shards = store.shards
-    if shards.count < group.world:
+    count = stream_grid(store.shards, batch_size=batch_size).count
+    if count % workers:
         raise InputError(
-            f"dataset.shards must be at least velocity.workers ({group.world}), got {shards.count} of {store.rows} rows"
+            f"velocity.workers must divide {count}, the streams of equal size that dataset.shards "
+            f"({store.shards.count} stored) and velocity.batch_size ({batch_size}) make, got {workers}"
         )
-    mine = [store.read(shards.chunk(index)) for index in range(group.rank, shards.count, group.world)]
-    return torch.from_numpy(np.concatenate(mine))
 
 
-def matching_batches(
-    data: Tensor, *, seed: int, step: int, batch_size: int, stop: float, group: Group
-) -> Iterator[MatchingBatch]:
-    """Give this rank's batches from optimiser step ``step`` on, without end.
+def matching_batches(store: DataStore, draw: Draw, *, step: int, group: Group) -> Iterator[MatchingBatch]:
+    """Give this rank's part of every global batch from optimiser step ``step`` on, without end.
 
-    Rows come in the order of one permutation an epoch; a batch may span two of them.
-
-    Args:
-        data: the rank's rows, ``[rows, *dim]``.
-        seed: of everything drawn.
-        step: the first step.
-        batch_size: global; divided by the group's size.
-        stop: T, the end of the times.
-        group: who we are.
+    Raises:
+        InputError: the streams cannot be dealt evenly to the group.
     """
-    size = batch_size // group.world
-    latest = torch.nextafter(torch.tensor(stop), torch.tensor(0.0))  # rounding must not reach the end
+    require_divisible(store, batch_size=draw.batch_size, workers=group.world)
+    grid = stream_grid(store.shards, batch_size=draw.batch_size)
+    mine, size = range(group.rank, grid.count, group.world), draw.batch_size // grid.count
+    streams = [_Stream(store, draw, rows=grid.chunk(k), index=k, size=size) for k in mine]
+    weight = torch.tensor([grid.chunk(k).rows * grid.count / store.rows for k in mine]).repeat_interleave(size)
+    index = np.repeat(np.array(mine), size)  # stream of each of our rows, [batch]
+    place = np.tile(np.arange(size), len(mine))  # and which of the stream's it is
+    latest = np.nextafter(np.float32(draw.stop), np.float32(0))  # rounding must not reach the end
+    reader, dim, is_labelled = RowReader(store), store.dim, draw.label_dropout is not None
     while True:
-        rows = _rows(seed, group.rank, step * size, size, total=len(data))
-        rng = np.random.Generator(
-            np.random.Philox(key=np.array([seed, TRAINING], np.uint64), counter=[0, step, group.rank, 0])
+        x0, share = np.empty((len(index), *dim), np.float32), np.empty(len(index))
+        rows, label = np.empty(len(index), np.int64), np.empty(len(index) if is_labelled else 0, np.int64)
+        for k, stream in enumerate(streams):
+            part = slice(k * size, (k + 1) * size)
+            stream.fill(step, x0[part], share[part], rows[part], label[part])
+        # The batch's times have one in each of its equal parts; streams take turns, so that none keeps to some times.
+        turn = int(_philox(draw.seed, step, 0, _TURN).random_raw() % grid.count)
+        t = draw.stop * (place * grid.count + (index + turn) % grid.count + share) / draw.batch_size
+        yield MatchingBatch(
+            t=torch.from_numpy(np.minimum(t.astype(np.float32), latest)),
+            x0=torch.from_numpy(x0),
+            x1=torch.from_numpy(reader.take(rows)),
+            weight=weight,
+            label=torch.from_numpy(label) if is_labelled else None,
         )
-        x0 = torch.from_numpy(rng.standard_normal((size, *data.shape[1:]), dtype=np.float32))
-        strata = (torch.arange(size) + torch.from_numpy(rng.random(size, dtype=np.float32))) / size
-        yield MatchingBatch(t=torch.minimum(stop * strata, latest), x0=x0, x1=data[rows])
         step += 1
 
 
-def _rows(seed: int, rank: int, start: int, size: int, *, total: int) -> Tensor:
-    """Give positions ``start ... start + size`` of the endless concatenation of the epochs' permutations."""
-    parts = []
-    while size:
-        epoch, offset = divmod(start, total)
-        part = permutation(seed, epoch, rank, rows=total)[offset : offset + size]
-        parts.append(part)
-        start += len(part)
-        size -= len(part)
-    return torch.from_numpy(np.concatenate(parts))
+class _Stream:
+    """Stream ``index`` over consecutive ``rows`` of the dataset, ``size`` of them in a batch."""
+
+    def __init__(self, store: DataStore, draw: Draw, *, rows: Shard, index: int, size: int) -> None:
+        self._draw = draw
+        self._rows = rows
+        self._index, self._size = index, size
+        self._labels = store.labels(rows) if draw.label_dropout is not None else None
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def fill(self, step: int, x0: Floats, share: Floats, rows: Indices, label: Indices) -> None:
+        """Fill in this stream's part of a step's batch: noise, where in their parts times lie, rows, labels if any."""
+        rng = np.random.Generator(_philox(self._draw.seed, step, self._index, _MATCHING))
+        rng.standard_normal(dtype=np.float32, out=x0)
+        rng.random(out=share)
+        places = self._places(step * self._size)
+        rows[:] = self._rows.start + places
+        if self._labels is not None and self._draw.label_dropout is not None:
+            is_hidden = rng.random(self._size) < self._draw.label_dropout
+            label[:] = np.where(is_hidden, UNLABELLED, self._labels[places])
+
+    def _places(self, start: int) -> Indices:
+        """Give positions ``start ...`` of the endless concatenation of the epochs' permutations, a part's worth."""
+        parts: list[Indices] = []
+        missing = self._size
+        while missing:
+            epoch, offset = divmod(start, self._rows.rows)
+            if epoch != self._epoch:
+                self._order = permutation(self._draw.seed, epoch, self._index, rows=self._rows.rows)
+                self._epoch = epoch
+            parts.append(self._order[offset : offset + missing])
+            start += len(parts[-1])
+            missing -= len(parts[-1])
+        return np.concatenate(parts)
+
+
+def _philox(seed: int, step: int, stream: int, use: int) -> np.random.Philox:
+    return np.random.Philox(key=np.array([seed, TRAINING], np.uint64), counter=[0, step, stream, use])

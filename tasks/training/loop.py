@@ -89,6 +89,7 @@ def train(
         average: replaces gradients by their means over all ranks.
         place: where ``batches`` stands after the batch last taken.
         log: called about once a second with step, mean loss since the last call, rate and share of time spent waiting.
+            Only then, and before a checkpoint, is a GPU waited for.
         checkpoint: called every ``every`` steps and at the end.
         every: steps between checkpoints.
 
@@ -108,30 +109,34 @@ def train(
         value = loss(batch)
         value.backward()  # type: ignore[no-untyped-call]
         average(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
         state.optimiser.step()
         state.average.update(state.model, step=state.step)
         state.step += 1
         state.place = place()
-        meter.add(value.item(), waited=waited)
-        if not math.isfinite(meter.loss):
+        meter.add(value, norm=norm, waited=waited)
+        is_last = state.step == spec.steps
+        is_logged, is_kept = meter.seconds >= LOG_SECONDS or is_last, state.step % every == 0 or is_last
+        # on a CPU to look costs nothing, so the step that is named is the one that did it
+        if (is_logged or is_kept or value.device.type == "cpu") and not meter.is_finite:
             raise FloatingPointError(
                 f"{spec.section} loss is not finite at step {state.step}; lower {spec.section}.learning_rate "
                 f"({spec.learning_rate:g}); the last good checkpoint is kept"
             )
-        if meter.seconds >= LOG_SECONDS or state.step == spec.steps:
+        if is_logged:
             log(meter.report(state.step) | {"elapsed": time.monotonic() - started})
             meter = _Meter()
-        if state.step % every == 0 or state.step == spec.steps:
+        if is_kept:
             checkpoint(state)
 
 
 class _Meter:
-    """Means since the last log line."""
+    """Means since the last log line; the sum of losses stays on the device until someone looks."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._total = 0.0
+        self._total: Tensor | float = 0.0
+        self._health: Tensor | float = 0.0  # 0, or NaN once a loss or a gradient was not finite
         self._waited = 0.0
         self._steps = 0
 
@@ -140,18 +145,22 @@ class _Meter:
         return time.monotonic() - self._began
 
     @property
-    def loss(self) -> float:
-        return self._total / max(1, self._steps)
+    def is_finite(self) -> bool:
+        return math.isfinite(float(self._health))
 
-    def add(self, loss: float, *, waited: float) -> None:
-        self._total += loss
+    def add(self, loss: Tensor, *, norm: Tensor, waited: float) -> None:
+        loss = loss.detach().double()
+        self._total = self._total + loss
+        self._health = self._health + 0 * (loss + norm)
         self._waited += waited
         self._steps += 1
 
     def report(self, step: int) -> dict[str, float]:
+        loss = float(self._total) / self._steps  # waits for the device, so that the seconds are of work done
+        seconds = self.seconds
         return {
             "step": step,
-            "loss": self.loss,
-            "steps_per_second": self._steps / self.seconds,
-            "wait_share": self._waited / self.seconds,
+            "loss": loss,
+            "steps_per_second": self._steps / seconds,
+            "wait_share": self._waited / seconds,
         }

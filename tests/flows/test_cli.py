@@ -39,13 +39,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("run", "nope"), "config 'nope' is unknown"),
         (("run", "moons", "--set", "trajectories.count=-3"), "trajectories.count must be at least 1, got -3"),
         (("run", "moons", "--set", "trajectories.stop=2"), "trajectories.stop must be in (0, 1], got 2"),
-        (("run", "moons", "--set", "velocity.batch=3"), "velocity.batch is unknown, got 3; allowed: kind, network"),
+        (("run", "moons", "--set", "velocity.batch=3"), "velocity.batch is unknown, got 3; allowed: kind, bandwidth"),
         (("run", "moons", "--set", "dataset.count=many"), "got 'many'"),
         (("run", "moons", "--until", "tomorrow"), "--until must be one of ingest"),
         (("run", "moons", "--root", "/proc/nowhere"), "root '/proc/nowhere' must be a folder that can be written"),
         (("run", "moons", "--name", "a/b"), "name must be letters"),
         (("run", "moons", "--ray", "nowhere"), "compute.address must be host:port"),
-        (("show", "ghost"), "run 'ghost' is unknown under runs; known: none yet"),
+        (("show", "ghost"), "/runs; known: none yet"),
         (("verify", "ghost"), "run 'ghost' is unknown"),
         (("report", "ghost"), "run 'ghost' is unknown"),
         (("evaluate", "ghost"), "run 'ghost' is unknown"),
@@ -97,7 +97,7 @@ def test_the_root_comes_from_the_environment(
 ) -> None:
     monkeypatch.setenv("CHARFLOW_ROOT", "elsewhere")
     _, _, err = answer(capsys, "show", "ghost")
-    assert "unknown under elsewhere" in err
+    assert "/elsewhere; known: none yet" in err
 
 
 def test_a_dataset_that_is_missing_is_named_before_anything_is_written(

@@ -1,11 +1,13 @@
 """Configurations: presets, changes, one clear line for whatever is wrong, and a faithful dump."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from flows.config import build_config, config_name, dump_config, flatten, load_config, presets
+from flows.config import as_tree, build_config, config_name, dump_config, flatten, load_config, presets
 from storage.errors import InputError
+from tasks.specs import KEYS_OF_NETWORK, NETWORK_KINDS, NetworkSpec
 
 
 @pytest.mark.parametrize("name", sorted(presets()))
@@ -47,6 +49,55 @@ def test_switching_a_kind_drops_the_keys_of_the_former_kind_only() -> None:
     assert "network" not in flatten({"velocity": oracle.velocity.kind})
 
 
+def test_switching_the_kind_of_a_network_inside_a_section_drops_its_former_keys() -> None:
+    config = load_config(
+        "digits", changes=["velocity.network.kind=unet", "velocity.network.multipliers=[1, 2]", "generator.steps=9"]
+    )
+    assert config.velocity.network == NetworkSpec(kind="unet", multipliers=(1, 2))
+    assert config.generator.network == load_config("digits").generator.network
+    back = load_config("digits", changes=["velocity.network.kind=mlp"])
+    assert back.velocity.network == load_config("digits").velocity.network
+
+
+def test_a_network_without_a_kind_is_a_perceptron() -> None:
+    tree = {"dataset": {"kind": "digits"}, "generator": {"network": {"width": 8}}}
+    assert build_config(tree).generator.network == NetworkSpec(width=8)
+    with pytest.raises(InputError, match=r"generator\.network\.blocks = 2 has no meaning .*kind = mlp, only for: unet"):
+        build_config({"dataset": {"kind": "digits"}, "generator": {"network": {"blocks": 2}}})
+
+
+def test_a_unet_survives_a_dump_which_leaves_out_what_a_perceptron_needs(tmp_path: Path) -> None:
+    changes = ["velocity.network.kind=unet", "velocity.network.attention=[4, 2]", "generator.network.kind=unet"]
+    config = load_config("digits", changes=changes)
+    file = tmp_path / "again.toml"
+    file.write_text(dump_config(config))
+    assert load_config(str(file)) == config
+    leaves = flatten(as_tree(config))
+    assert leaves["velocity.network.attention"] == (4, 2)
+    assert not leaves.keys() & {"velocity.network.width", "generator.network.depth"}
+    assert "generator.network.channels" not in flatten(as_tree(load_config("digits")))
+    assert leaves["generator.network.spectral"] is False  # of both kinds
+
+
+def test_the_keys_of_a_network_are_keys_and_kinds_that_exist() -> None:
+    assert KEYS_OF_NETWORK.keys() <= {field.name for field in fields(NetworkSpec)}
+    assert set().union(*KEYS_OF_NETWORK.values()) == set(NETWORK_KINDS)
+
+
+@pytest.mark.parametrize(("given", "expected"), [("loo", "loo"), ("0.2", 0.2), ("0", 0.0), ("'loo'", "loo")])
+def test_a_bandwidth_is_a_number_or_found(given: str, expected: float | str, tmp_path: Path) -> None:
+    config = load_config("digits", changes=["velocity.kind=kernel", f"velocity.bandwidth={given}"])
+    assert config.velocity.bandwidth == expected
+    assert isinstance(config.velocity.bandwidth, type(expected))
+    file = tmp_path / "again.toml"
+    file.write_text(dump_config(config))
+    assert load_config(str(file)) == config
+
+
+def test_labelled_data_may_be_asked_for_a_conditional_velocity() -> None:
+    assert load_config("digits", changes=["velocity.conditional=true"]).velocity.conditional
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -68,7 +119,42 @@ def test_switching_a_kind_drops_the_keys_of_the_former_kind_only() -> None:
         (["dataset.kind=npz"], r"dataset\.path must name a file"),
         (["velocity.steps=5"], r"velocity\.steps = 5 has no meaning for velocity\.kind = oracle"),
         (["generator.network.width=1"], r"generator\.network\.width must be at least 2, got 1"),
-        (["generator.network.kind=unet3"], r"generator\.network\.kind must be one of mlp"),
+        (["generator.network.kind=unet3"], r"generator\.network\.kind must be one of mlp, unet, got 'unet3'"),
+        (["generator.network.kind=[1]"], r"generator\.network\.kind: input should be a valid string, got \[1\]"),
+        (["generator.network=5"], r"generator\.network must be a section, got 5; its keys: kind, width"),
+        (["generator.network.width=abc"], r"generator\.network\.width: input should be a valid integer.*got 'abc'"),
+        (
+            ["generator.network.channels=8"],
+            r"generator\.network\.channels = 8 has no meaning for generator\.network\.kind = mlp, only for: unet",
+        ),
+        (
+            ["generator.network.kind=unet", "generator.network.width=8"],
+            r"generator\.network\.width = 8 has no meaning for generator\.network\.kind = unet, only for: mlp",
+        ),
+        (
+            ["generator.network.kind=unet", "generator.network.multipliers=[]"],
+            r"generator\.network\.multipliers must be numbers of at least 1, got \[\]",
+        ),
+        (
+            ["generator.network.kind=unet", "generator.network.attention=7"],
+            r"generator\.network\.attention: input should be a valid tuple, got 7",
+        ),
+        (["velocity.network.kind=unet"], r"velocity\.network = .* has no meaning for velocity\.kind = oracle"),
+        (["velocity.bandwidth=1"], r"velocity\.bandwidth = 1 has no meaning for velocity\.kind = oracle"),
+        (
+            ["velocity.kind=kernel", "velocity.bandwidth=auto"],
+            r"velocity\.bandwidth must be a number or loo, got 'auto'",
+        ),
+        (["velocity.kind=kernel", "velocity.bandwidth=-1"], r"velocity\.bandwidth must be at least 0, got -1"),
+        (["velocity.kind=kernel", "velocity.bandwidth=[1]"], r"velocity\.bandwidth: .*valid number, got \[1\]"),
+        (
+            ["velocity.kind=kernel", "velocity.conditional=true"],
+            r"velocity\.conditional = true needs a dataset with labels, got dataset\.kind = gaussian",
+        ),
+        (
+            ["dataset.kind=idx", "dataset.path=x", "velocity.kind=network", "dataset.split=val"],
+            r"dataset\.split must be one of train, test, got 'val'",
+        ),
         (["generator.batch_size=1001"], r"generator\.batch_size must be a multiple of workers \(2\), got 1001"),
         (["generator.full_span_share=1.5"], r"generator\.full_span_share must be in \[0, 1\], got 1\.5"),
         (["generator.learning_rate=0"], r"generator\.learning_rate must be positive, got 0"),
@@ -76,7 +162,7 @@ def test_switching_a_kind_drops_the_keys_of_the_former_kind_only() -> None:
         (["seed=-1"], r"seed: .*greater than or equal to 0, got -1"),
         (["seed"], r"--set must be section\.key=value, got 'seed'"),
         (["seed.x=1"], r"--set seed\.x: seed is a value, not a section"),
-        (["compute.device=cuda"], r"compute\.device must be one of cpu, got 'cuda'"),
+        (["compute.device=tpu"], r"compute\.device must be one of auto, cpu, cuda, got 'tpu'"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line_with_key_value_and_what_is_allowed(changes: list[str], message: str) -> None:
@@ -93,7 +179,7 @@ def test_a_configuration_without_a_dataset_says_what_it_needs() -> None:
 
 
 def test_a_source_that_is_no_preset_and_no_file_lists_the_presets(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"config 'cats' is unknown; it must be .*checkerboard, digits"):
+    with pytest.raises(InputError, match=r"config 'cats' is unknown; it must be .*checkerboard, .*digits"):
         load_config("cats")
     with pytest.raises(InputError, match="is no file"):
         load_config(str(tmp_path / "absent.toml"))

@@ -1,9 +1,15 @@
 """Runs: their names, what they take over by reference, growth, and a status that stays true."""
 
+import logging
+import os
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flows.config import load_config
 from flows.runs import Run, open_run, reopen
@@ -14,6 +20,15 @@ from storage.errors import InputError, RunConflictError
 
 def open_moons(root: Path, *changes: str, name: str = "", until: str = "evaluate") -> Run:
     return open_run(load_config("moons", changes=changes), root=root, name=name, source="moons", until=until)
+
+
+def open_archive(root: Path, path: Path, *, name: str = "", changes: tuple[str, ...] = ()) -> Run:
+    return open_moons(root, "dataset.kind=npz", f"dataset.path='{path}'", *changes, name=name)
+
+
+def write_archive(path: Path, value: float) -> Path:
+    np.savez(path, x=np.full((3, 2), value))
+    return path
 
 
 def summary_of(run: Run, step: str) -> dict[str, Any]:
@@ -129,3 +144,106 @@ def test_a_run_can_be_reopened_by_its_name_alone(tmp_path: Path) -> None:
     again = reopen(Catalog(tmp_path), "nine")
     assert again.config == run.config
     assert again.pending == ()
+
+
+def test_changed_data_get_a_run_of_their_own_with_one_warning_and_old_data_find_theirs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_archive(tmp_path / "a.npz", 1)
+    first = finish(open_archive(tmp_path, path))
+    assert first.record.name == "moons"
+    write_archive(path, 2)
+    with caplog.at_level(logging.WARNING):
+        second = open_archive(tmp_path, path)
+    assert second.record.name == f"moons-{second.record.identity[:6]}"
+    assert second.pending == STEPS
+    assert [record.getMessage() for record in caplog.records] == [
+        f"dataset.path {str(path)!r} has changed since run moons ingested it; run {second.record.name} takes it as it "
+        "is now"
+    ]
+    caplog.clear()
+    finish(second)
+    assert open_archive(tmp_path, path).record.name == second.record.name
+    write_archive(path, 1)
+    again = open_archive(tmp_path, path)
+    assert (again.record.name, again.pending) == ("moons", ())
+    assert caplog.records == []
+
+
+def test_no_run_takes_over_stages_of_other_data(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.npz", 1)
+    finish(open_archive(tmp_path, path))
+    assert open_archive(tmp_path, path, changes=("evaluation.samples=77",)).pending == ("evaluate",)
+    write_archive(path, 2)
+    assert open_archive(tmp_path, path, changes=("evaluation.samples=78",)).pending == STEPS
+
+
+def test_an_asked_for_name_of_a_run_over_other_data_is_refused(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.npz", 1)
+    finish(open_archive(tmp_path, path, name="mine"))
+    write_archive(path, 2)
+    with pytest.raises(RunConflictError, match=r"dataset\.path .*a\.npz' has changed since run 'mine' was made of it"):
+        open_archive(tmp_path, path, name="mine")
+    with pytest.raises(RunConflictError, match="it differs in seed"):
+        open_archive(tmp_path, path, name="mine", changes=("seed=3",))
+    write_archive(path, 1)
+    assert open_archive(tmp_path, path, name="mine").pending == ()
+
+
+@pytest.mark.parametrize("name", ["", "mine"])
+def test_a_run_that_ingested_nothing_yet_takes_mended_data(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_archive(tmp_path / "a.npz", np.nan)
+    failed = open_archive(tmp_path, path, name=name)
+    write_archive(path, 2)
+    mended = open_archive(tmp_path, path, name=name)
+    assert mended.record.name == failed.record.name
+    assert mended.record.identity != failed.record.identity
+    assert Catalog(tmp_path).get(mended.record.name).source_digest == mended.record.source_digest
+    assert caplog.records == []
+
+
+def test_a_run_that_is_at_work_is_not_taken_from_its_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_archive(tmp_path / "a.npz", 1)
+    with open_archive(tmp_path, path).in_progress():
+        write_archive(path, 2)
+        with pytest.raises(RunConflictError, match="has changed since run 'moons' was made of it"):
+            open_archive(tmp_path, path, name="moons")
+        assert open_archive(tmp_path, path).record.name.startswith("moons-")
+        assert caplog.records == []  # nothing was ingested yet
+
+
+def test_a_reopened_run_keeps_the_keys_of_the_data_that_it_ingested(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.npz", 1)
+    finish(open_archive(tmp_path, path, name="mine"))
+    for change in (lambda: write_archive(path, 2), path.unlink):
+        change()
+        again = reopen(Catalog(tmp_path), "mine")
+        assert again.pending == ()
+        assert again.holder("ingest").run == "mine"
+
+
+def test_a_missing_dataset_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dataset\.path .*a\.npz' is no file"):
+        open_archive(tmp_path / "runs", tmp_path / "a.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(contents=st.lists(st.integers(0, 2), min_size=1, max_size=5))
+def test_however_data_change_a_run_is_re_used_just_where_it_ingested_the_same(
+    contents: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root, times = tmp_path_factory.mktemp("root"), count(1_000_000_000)
+    ingested: dict[int, str] = {}
+    for content in contents:
+        path = write_archive(root / "a.npz", content)
+        now = next(times)
+        os.utime(path, (now, now))
+        run = open_archive(root, path)
+        assert (run.pending == ()) == (content in ingested)
+        assert ingested.setdefault(content, run.record.name) == run.record.name
+        finish(run)
+    assert len(set(ingested.values())) == len(ingested)

@@ -1,6 +1,8 @@
 """Content addresses: what changes a stage's key, and what must not."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flows.config import load_config
 from flows.stages import STEPS, run_identity, stage_keys
@@ -30,6 +32,20 @@ def test_real_data_do_not_depend_on_the_seed() -> None:
     before, after = stage_keys(load_config("digits")), stage_keys(load_config("digits", changes=["seed=5"]))
     assert before["ingest"] == after["ingest"]
     assert before["fit_velocity"] != after["fit_velocity"]
+
+
+@given(first=st.text("0123456789abcdef", max_size=4), second=st.text("0123456789abcdef", max_size=4))
+def test_other_data_change_every_key_and_the_identity_and_equal_data_none(first: str, second: str) -> None:
+    config = load_config("digits")
+    before, after = stage_keys(config, source=first), stage_keys(config, source=second)
+    assert [before[step] == after[step] for step in STEPS] == [first == second] * 5
+    assert (run_identity(config, source=first) == run_identity(config, source=second)) == (first == second)
+
+
+def test_data_that_no_file_holds_have_the_keys_of_their_configuration_alone() -> None:
+    config = load_config("moons")
+    assert stage_keys(config, source="") == stage_keys(config)
+    assert run_identity(config, source="") == run_identity(config)
 
 
 @pytest.mark.parametrize("change", ["compute.cpus=7", "compute.address='127.0.0.1:6379'", "name='other'"])

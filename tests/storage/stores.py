@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.commits import Commit
 from storage.specs import TrajectoryPlan
-from storage.trajectories import Floats, TrajectoryStore
+from storage.trajectories import Floats, Labels, TrajectoryStore
 
 PLAN = TrajectoryPlan(
     dim=(2,),
@@ -22,6 +23,7 @@ PLAN = TrajectoryPlan(
     sub_batch=2,
     velocity="0" * 32,
 )
+CONDITIONAL = replace(PLAN, class_shares=(0.3, 0.7), unlabelled_share=0.25, guidance=2.0)
 
 
 def plan_of(**changes: object) -> TrajectoryPlan:
@@ -36,13 +38,24 @@ def values(plan: TrajectoryPlan, chunk: int) -> Floats:
     return x
 
 
+def labels(plan: TrajectoryPlan, chunk: int) -> Labels:
+    """Give the labels of a chunk: -1, 0, 1, -1, ... along the rows of the store."""
+    return np.arange(chunk * plan.chunk_rows, (chunk + 1) * plan.chunk_rows) % 3 - 1
+
+
+def write(store: TrajectoryStore, chunk: int) -> Commit:
+    """Write the values of a chunk, and its labels where the plan has classes."""
+    label = labels(store.plan, chunk) if store.plan.is_conditional else None
+    return store.write_chunk(chunk, values(store.plan, chunk), label=label)
+
+
 def filled(
     folder: Path, *, rows: int, plan: TrajectoryPlan = PLAN, chunks: Iterable[int] | None = None
 ) -> TrajectoryStore:
     """Give a store with some chunks committed, all of them unless told otherwise, in which case it is not sealed."""
     store = TrajectoryStore.create(folder / "trajectories.zarr", plan, rows=rows)
     for chunk in range(store.grid(rows).count) if chunks is None else chunks:
-        store.write_chunk(chunk, values(plan, chunk))
+        write(store, chunk)
     if chunks is None:
         store.seal(rows=rows)
     return store
@@ -50,6 +63,15 @@ def filled(
 
 def chunk_file(store: TrajectoryStore, chunk: int) -> Path:
     return store.path / "x" / "c" / str(chunk) / "/".join("0" * (1 + len(store.plan.dim)))
+
+
+def label_file(store: TrajectoryStore, chunk: int) -> Path:
+    return store.path / "label" / "c" / str(chunk)
+
+
+def chunk_files(store: TrajectoryStore, chunk: int) -> list[Path]:
+    """Give every file of a chunk."""
+    return [chunk_file(store, chunk), *([label_file(store, chunk)] if store.plan.is_conditional else [])]
 
 
 def record_file(store: TrajectoryStore, chunk: int) -> Path:

@@ -184,6 +184,8 @@ def test_a_run_is_alive_while_its_process_is(catalog: Catalog) -> None:
     assert not is_alive(replace(record, status="failed", host="elsewhere"))
 
 
-def test_a_relative_root_is_made_absolute_for_workers_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_root_becomes_absolute_for_workers_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert Catalog(Path("runs")).paths("moons").folder == tmp_path / "runs" / "moons"

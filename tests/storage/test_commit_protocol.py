@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -18,13 +19,32 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from storage.errors import CommitConflictError, DamagedError, IncompleteError
-from storage.trajectories import TrajectoryStore
+from storage.specs import TrajectoryPlan
+from storage.trajectories import Floats, Labels, TrajectoryStore
 from tests.storage.disk import deaths, disk, interrupted
-from tests.storage.stores import PLAN, chunk_file, filled, plan_of, record_file, snapshot, values
+from tests.storage.stores import (
+    CONDITIONAL,
+    PLAN,
+    chunk_file,
+    chunk_files,
+    filled,
+    labels,
+    plan_of,
+    record_file,
+    snapshot,
+    values,
+    write,
+)
 
 
 def contents(store: TrajectoryStore) -> dict[str, bytes]:
     return {name: content for name, (_, content) in snapshot(store.path).items()}
+
+
+def spans(store: TrajectoryStore) -> dict[str, int]:
+    """Give the number of rows that each array spans, as any Zarr reader sees it."""
+    group = zarr.open_group(store.path, mode="r")
+    return {name: int(array.shape[0]) for name, array in group.arrays() if name != "t"}
 
 
 def test_a_second_attempt_with_the_same_values_succeeds_and_touches_nothing(tmp_path: Path) -> None:
@@ -52,12 +72,13 @@ def test_bytes_that_a_dead_attempt_left_are_replaced(tmp_path: Path) -> None:
     assert np.array_equal(store.read_chunk(0), values(PLAN, 0))
 
 
-def test_a_second_attempt_inside_any_call_of_the_first_commits_one_chunk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", [PLAN, CONDITIONAL], ids=["x", "label"])
+def test_a_second_attempt_inside_any_call_of_the_first_commits_one_chunk(plan: TrajectoryPlan, tmp_path: Path) -> None:
     def attempt(k: int) -> bool:
-        store = filled(tmp_path / str(k), rows=4, chunks=())
+        store = filled(tmp_path / str(k), rows=4, plan=plan, chunks=())
         rival = TrajectoryStore.open(store.path)
-        with interrupted(k, lambda: rival.write_chunk(0, values(PLAN, 0))) as calls:
-            store.write_chunk(0, values(PLAN, 0))
+        with interrupted(k, lambda: write(rival, 0)) as calls:
+            write(store, 0)
         assert store.verify(rows=4).bad == store.verify(rows=4).missing == ()
         assert store.sweep() == 0
         return len(calls) >= k
@@ -88,12 +109,11 @@ def test_two_processes_that_write_the_same_chunks_at_once_both_succeed(tmp_path:
     assert np.array_equal(store.read_rows(0, 30), np.concatenate([values(PLAN, k) for k in range(8)])[:30])
 
 
-@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("plan", [PLAN, plan_of(codec="zstd"), CONDITIONAL], ids=["none", "zstd", "label"])
 def test_a_death_at_any_call_of_a_write_leaves_a_chunk_that_a_second_attempt_makes_whole(
-    codec: str, tmp_path: Path
+    plan: TrajectoryPlan, tmp_path: Path
 ) -> None:
-    plan = plan_of(codec=codec)
-    reference = chunk_file(filled(tmp_path / "reference", rows=8, plan=plan), 1).read_bytes()
+    reference = [path.read_bytes() for path in chunk_files(filled(tmp_path / "reference", rows=8, plan=plan), 1)]
     committed = set()
 
     def check(k: int) -> None:
@@ -101,12 +121,13 @@ def test_a_death_at_any_call_of_a_write_leaves_a_chunk_that_a_second_attempt_mak
         assert store.verify(rows=8).bad == ()  # whatever has a record is whole
         committed.add(store.ledger.is_committed(1))
         if store.ledger.is_committed(1):
+            assert [path.read_bytes() for path in chunk_files(store, 1)] == reference
             assert store.read_chunk(1).tobytes() == values(plan, 1).tobytes()
         else:
             with pytest.raises(IncompleteError):
                 store.read_chunk(1)
-        store.write_chunk(1, values(plan, 1))
-        assert chunk_file(store, 1).read_bytes() == reference
+        write(store, 1)
+        assert [path.read_bytes() for path in chunk_files(store, 1)] == reference
         assert store.seal(rows=8).rows == 8
         store.sweep()
         assert list((tmp_path / str(k)).rglob("*.partial")) == []
@@ -115,14 +136,37 @@ def test_a_death_at_any_call_of_a_write_leaves_a_chunk_that_a_second_attempt_mak
         store = filled(tmp_path / str(k), rows=8, plan=plan, chunks=(0,))
         if k > 1:
             check(k - 1)
-        return lambda: store.write_chunk(1, values(plan, 1))
+        return lambda: write(store, 1)
 
-    assert deaths(act) > 10
+    assert deaths(act) > (10 if plan is not CONDITIONAL else 15)
     assert committed == {False, True}
 
 
-def test_a_death_at_any_call_of_a_creation_leaves_what_a_second_attempt_completes(tmp_path: Path) -> None:
-    reference = contents(filled(tmp_path / "reference", rows=8, chunks=()))
+def test_a_death_between_the_files_of_a_chunk_leaves_one_of_them_and_no_record(tmp_path: Path) -> None:
+    lonely = 0
+
+    def act(k: int) -> Callable[[], object]:
+        nonlocal lonely
+        store = filled(tmp_path / str(k), rows=4, plan=CONDITIONAL, chunks=())
+        if k > 1:
+            dead = TrajectoryStore.open(tmp_path / str(k - 1) / "trajectories.zarr")
+            present = [path.exists() for path in chunk_files(dead, 0)]
+            assert all(present) or not dead.ledger.is_committed(0)
+            lonely += present == [False, True]
+            if present == [False, True]:
+                with pytest.raises(IncompleteError):
+                    dead.read_labels(0)
+        return lambda: write(store, 0)
+
+    deaths(act)
+    assert lonely > 3
+
+
+@pytest.mark.parametrize("plan", [PLAN, CONDITIONAL], ids=["x", "label"])
+def test_a_death_at_any_call_of_a_creation_leaves_what_a_second_attempt_completes(
+    plan: TrajectoryPlan, tmp_path: Path
+) -> None:
+    reference = contents(filled(tmp_path / "reference", rows=8, plan=plan, chunks=()))
     opened: list[int] = []
 
     def act(k: int) -> Callable[[], object]:
@@ -131,21 +175,25 @@ def test_a_death_at_any_call_of_a_creation_leaves_what_a_second_attempt_complete
             with suppress(IncompleteError):  # but a store that opens has all that others read
                 TrajectoryStore.open(path)
                 opened.append(k)
-                assert np.array_equal(zarr.open_array(path / "t", mode="r")[:], PLAN.times)
+                assert np.array_equal(zarr.open_array(path / "t", mode="r")[:], plan.times)
                 assert zarr.open_group(path, mode="r").attrs["charflow"]
-            store = TrajectoryStore.create(path, PLAN, rows=8)
+                assert ("label" in zarr.open_group(path, mode="r")) == plan.is_conditional
+            store = TrajectoryStore.create(path, plan, rows=8)
             store.sweep()
             assert contents(store) == reference
-        return lambda: TrajectoryStore.create(tmp_path / str(k) / "trajectories.zarr", PLAN, rows=8)
+        return lambda: TrajectoryStore.create(tmp_path / str(k) / "trajectories.zarr", plan, rows=8)
 
     assert deaths(act) > 20
     assert opened
 
 
-def test_a_death_at_any_call_of_growth_seal_or_retraction_hides_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", [PLAN, CONDITIONAL], ids=["x", "label"])
+def test_a_death_at_any_call_of_growth_seal_or_retraction_hides_and_loses_nothing(
+    plan: TrajectoryPlan, tmp_path: Path
+) -> None:
     def grow(store: TrajectoryStore) -> None:
-        TrajectoryStore.create(store.path, PLAN, rows=12)
-        store.write_chunk(2, values(PLAN, 2))
+        TrajectoryStore.create(store.path, plan, rows=12)
+        write(store, 2)
         store.seal(rows=12)
         store.retract(0)
 
@@ -156,33 +204,42 @@ def test_a_death_at_any_call_of_growth_seal_or_retraction_hides_and_loses_nothin
             assert manifest is not None
             assert manifest.rows in (8, 12)
             assert store.rows >= manifest.rows
-            assert np.array_equal(store.read_rows(4, 8), values(PLAN, 1))
+            if plan.is_conditional:  # no row is seen without its label
+                assert zarr.open_array(store.path / "label", mode="r").shape[0] >= store.rows
+                assert np.array_equal(store.read_labels(1), labels(plan, 1))
+            assert np.array_equal(store.read_rows(4, 8), values(plan, 1))
             assert store.verify(rows=manifest.rows).bad == ()
-            again = TrajectoryStore.create(store.path, PLAN, rows=12)
+            again = TrajectoryStore.create(store.path, plan, rows=12)
             for chunk in again.ledger.missing(3):
-                again.write_chunk(chunk, values(PLAN, chunk))
+                write(again, chunk)
             assert again.seal(rows=12).rows == 12
-            assert np.array_equal(again.read_rows(0, 12), np.concatenate([values(PLAN, c) for c in range(3)]))
-        store = filled(tmp_path / str(k), rows=8)
+            assert np.array_equal(again.read_rows(0, 12), np.concatenate([values(plan, c) for c in range(3)]))
+            assert spans(again) == dict.fromkeys(("x", "label") if plan.is_conditional else ("x",), 12)
+        store = filled(tmp_path / str(k), rows=8, plan=plan)
         return lambda: grow(store)
 
     assert deaths(act) > 15
 
 
-def test_a_record_is_published_after_its_bytes_and_all_their_folders_are_durable(tmp_path: Path) -> None:
-    store = filled(tmp_path, rows=4, chunks=())
+@pytest.mark.parametrize("plan", [PLAN, CONDITIONAL], ids=["x", "label"])
+def test_a_record_is_published_after_its_bytes_and_all_their_folders_are_durable(
+    plan: TrajectoryPlan, tmp_path: Path
+) -> None:
+    store = filled(tmp_path, rows=4, plan=plan, chunks=())
     with disk() as calls:
-        store.write_chunk(0, values(PLAN, 0))
+        write(store, 0)
     trace = calls.trace
     link = next(k for k, (name, _) in enumerate(trace) if name == "link")
-    put = next(k for k, (name, _) in enumerate(trace) if name == "replace")
-    file, record = chunk_file(store, 0), record_file(store, 0)
-    assert ("fsync", file.stat().st_ino) in trace[:put]  # never a name for bytes that are not on the disk
-    assert ("fsync", record.stat().st_ino) in trace[put:link]
-    folder = file.parent
-    while folder != store.path.parent:
-        assert ("fsync", folder.stat().st_ino) in trace[put:link], folder
-        folder = folder.parent
+    puts = [k for k, (name, _) in enumerate(trace) if name == "replace"]
+    record = record_file(store, 0)
+    files = chunk_files(store, 0)
+    for put, file in zip(puts, reversed(files), strict=True):
+        assert ("fsync", file.stat().st_ino) in trace[:put]  # never a name for bytes that are not on the disk
+        folder = file.parent
+        while folder != store.path.parent:
+            assert ("fsync", folder.stat().st_ino) in trace[put:link], folder
+            folder = folder.parent
+    assert ("fsync", record.stat().st_ino) in trace[puts[-1] : link]
     assert ("fsync", record.parent.stat().st_ino) in trace[link:]
 
 
@@ -223,10 +280,10 @@ CHUNKS = st.integers(0, 3)
 class StoreMachine(RuleBasedStateMachine):
     """Anything may happen in any order, and a store stays what a few sets say it is."""
 
-    @initialize(codec=st.sampled_from(["none", "lz4"]))
-    def create(self, codec: str) -> None:
+    @initialize(plan=st.sampled_from([plan_of(), plan_of(codec="lz4"), CONDITIONAL]))
+    def create(self, plan: TrajectoryPlan) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.plan = plan_of(codec=codec, chunk_rows=2, dim=(1,))
+        self.plan = replace(plan, chunk_rows=2, dim=(1,))
         self.rows = 3
         self.store = filled(self.folder, rows=self.rows, plan=self.plan, chunks=())
         self.committed: set[int] = set()
@@ -237,13 +294,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(chunk=CHUNKS)
     def write(self, chunk: int) -> None:
-        self.store.write_chunk(chunk, values(self.plan, chunk))
+        write(self.store, chunk)
         self.committed.add(chunk)
 
-    @rule(chunk=CHUNKS, k=st.integers(1, 12))
+    @rule(chunk=CHUNKS, k=st.integers(1, 20))
     def die_writing(self, chunk: int, k: int) -> None:
         with disk(dies_at=k):
-            self.store.write_chunk(chunk, values(self.plan, chunk))
+            write(self.store, chunk)
         if self.store.ledger.is_committed(chunk):  # either may be; a record must be true, which the invariant sees
             self.committed.add(chunk)
         assert self.store.ledger.is_committed(chunk) == (chunk in self.committed)
@@ -252,7 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
     def disagree(self, chunk: int) -> None:
         if chunk in self.committed:
             with pytest.raises(CommitConflictError):
-                self.store.write_chunk(chunk, values(self.plan, chunk) + np.float32(1))
+                self.store.write_chunk(chunk, values(self.plan, chunk) + np.float32(1), label=self.labels(chunk))
 
     @rule(more=st.integers(0, 3))
     def grow(self, more: int) -> None:
@@ -272,7 +329,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def damage(self, data: st.DataObject) -> None:
         chunk = data.draw(st.sampled_from(sorted(self.committed)))
-        path = chunk_file(self.store, chunk)
+        path = data.draw(st.sampled_from(chunk_files(self.store, chunk)))
         if chunk not in self.damaged:
             content = bytearray(path.read_bytes())
             content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -308,11 +365,20 @@ class StoreMachine(RuleBasedStateMachine):
                 with pytest.raises(IncompleteError):
                     self.store.read_chunk(chunk)
             elif chunk in self.damaged:
-                with pytest.raises(DamagedError):
-                    self.store.read_chunk(chunk)
+                with pytest.raises(DamagedError):  # one of the two; each is read by itself
+                    self.read(chunk)
             else:
-                x = self.store.read_chunk(chunk)
+                x, label = self.read(chunk)
                 assert x.tobytes() == values(self.plan, chunk)[: len(x)].tobytes()
+                if label is not None:
+                    assert label.tolist() == labels(self.plan, chunk)[: len(x)].tolist()
+
+    def labels(self, chunk: int) -> Labels | None:
+        return labels(self.plan, chunk) if self.plan.is_conditional else None
+
+    def read(self, chunk: int) -> tuple[Floats, Labels | None]:
+        x = self.store.read_chunk(chunk)
+        return x, self.store.read_labels(chunk) if self.plan.is_conditional else None
 
 
 TestStoreMachine = StoreMachine.TestCase

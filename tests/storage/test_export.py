@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,18 @@ def test_samples_come_back_to_the_bit_and_replace_earlier_ones(
         assert found.tobytes() == x.tobytes()
         assert found.shape == x.shape
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".zarr"])
+def test_labels_lie_beside_the_samples_and_go_with_them(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"samples{suffix}"
+    write_samples(path, draw(3, 2), label=np.array([2, 0, 1]))
+    found: Any = np.load(path) if suffix == ".npz" else zarr.open_group(path, mode="r")
+    assert sorted(found) == ["label", "x"]
+    assert found["label"][:].tolist() == [2, 0, 1]
+    assert found["label"].dtype == np.int64
+    write_samples(path, draw(3, 2))
+    assert "label" not in (np.load(path) if suffix == ".npz" else zarr.open_group(path, mode="r"))
 
 
 def test_many_samples_are_cut_into_chunks_of_bounded_size(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from storage import stream as stream_module
 from storage.errors import DamagedError, IncompleteError, InputError
 from storage.stream import PairBatch, PairStream, Place, StreamSpec
 from storage.trajectories import TrajectoryStore
-from tests.storage.stores import PLAN, chunk_file, filled, plan_of
+from tests.storage.stores import CONDITIONAL, PLAN, chunk_file, filled, label_file, plan_of
 
 SPEC = StreamSpec(rows=22, batch_size=8, seed=3, visits=2, full_span_share=0.25)
 
@@ -49,12 +49,18 @@ def batches(source: PairStream) -> Any:
 
 
 def as_bytes(batch: PairBatch) -> tuple[bytes, ...]:
-    return (batch.x_t.tobytes(), batch.x_s.tobytes(), batch.t.tobytes(), batch.s.tobytes())
+    arrays = (batch.x_t, batch.x_s, batch.t, batch.s, *([] if batch.label is None else [batch.label]))
+    return tuple(array.tobytes() for array in arrays)
 
 
 def joined(parts: list[PairBatch]) -> PairBatch:
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("x_t", "x_s", "t", "s")}
-    return PairBatch(**arrays)
+    names = ("x_t", "x_s", "t", "s", *([] if parts[0].label is None else ["label"]))
+    return PairBatch(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return filled(tmp_path_factory.mktemp("labelled"), rows=22, plan=CONDITIONAL)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
@@ -235,3 +241,50 @@ def test_a_store_with_one_chunk_and_a_batch_larger_than_an_epoch_streams_too(tmp
     spec = StreamSpec(rows=3, batch_size=20, seed=0, visits=1, full_span_share=0.0)
     batch = take(stream(store, spec), 1)[0]
     assert sorted(batch.x_t[:18, 0].tolist()) == [0.0] * 6 + [1.0] * 6 + [2.0] * 6
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_every_pair_has_the_label_of_its_trajectory(world: int, labelled: TrajectoryStore) -> None:
+    for rank in range(world):
+        for batch in take(stream(labelled, rank=rank, world=world), 15):
+            assert batch.label is not None
+            assert batch.label.dtype == np.int64
+            assert (
+                batch.label.tolist() == (batch.x_t[:, 0].astype(int) % 3 - 1).tolist()
+            )  # as tests.storage.stores says
+
+
+def test_labels_change_no_pair_and_join_and_resume_like_them(labelled: TrajectoryStore, store: TrajectoryStore) -> None:
+    alone = take(stream(labelled), 15)
+    assert [as_bytes(batch)[:4] for batch in alone] == [as_bytes(batch) for batch in take(stream(store), 15)]
+    parts = [take(stream(labelled, rank=rank, world=2), 15) for rank in range(2)]
+    assert [as_bytes(joined(list(pair))) for pair in zip(*parts, strict=True)] == [as_bytes(batch) for batch in alone]
+    rest = take(stream(labelled, place=Place(position=24)), 12)
+    assert [as_bytes(batch) for batch in rest] == [as_bytes(batch) for batch in alone[3:]]
+
+
+def test_a_batch_without_labels_says_so_and_those_of_one_with_belong_to_its_receiver(
+    store: TrajectoryStore, labelled: TrajectoryStore
+) -> None:
+    assert take(stream(store), 1)[0].label is None
+    kept = take(stream(labelled), 12)
+    before = [as_bytes(batch) for batch in kept]
+    for batch in take(stream(labelled), 12):
+        assert batch.label is not None
+        batch.label[:] = -7
+    assert [as_bytes(batch) for batch in kept] == before
+
+
+def test_fewer_rows_than_the_store_spans_have_their_labels_too(labelled: TrajectoryStore) -> None:
+    for batch in take(stream(labelled, replace(SPEC, rows=13)), 12):
+        assert batch.label is not None
+        assert batch.label.tolist() == (batch.x_t[:, 0].astype(int) % 3 - 1).tolist()
+        assert batch.x_t[:, 0].max() < 13
+
+
+def test_damaged_labels_stop_the_stream(tmp_path: Path) -> None:
+    store = filled(tmp_path, rows=22, plan=CONDITIONAL)
+    for chunk in range(6):
+        label_file(store, chunk).write_bytes(b"\0" * 36)
+    with pytest.raises(DamagedError, match="run charflow verify --repair"):
+        take(stream(store), 1)

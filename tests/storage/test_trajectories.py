@@ -114,7 +114,7 @@ def test_a_chunk_is_read_into_a_buffer(tmp_path: Path) -> None:
 )
 def test_a_block_of_another_shape_or_type_is_refused(shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
     store = filled(tmp_path, rows=4, chunks=())
-    with pytest.raises(ValueError, match=r"a chunk must be float32 \(4, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"a chunk of x must be float32 \(4, 4, 2\)"):
         store.write_chunk(0, np.zeros(shape, dtype))
     assert not chunk_file(store, 0).exists()
 

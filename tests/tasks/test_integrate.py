@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from storage.errors import PlanConflictError
+from storage.errors import InputError, PlanConflictError
 from storage.models import publish_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
-from tasks.integrate import IntegrateRequest, integrate, plan_trajectories, repair_store, verify_store
-from tasks.specs import InterpolantSpec, TrajectoriesSpec
+from tasks.ingest import ingest
+from tasks.integrate import IntegrateRequest, integrate, plan_trajectories, repair_store, row_labels, verify_store
+from tasks.specs import DatasetSpec, InterpolantSpec, TrajectoriesSpec
+from tasks.transport.field import Guided
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import solve
@@ -45,6 +48,7 @@ def request_of(
         interpolant=InterpolantSpec(kind=interpolant),
         seed=seed,
         dim=(2,),
+        data=folder / "data.zarr",
         velocity=folder / "velocity",
         store=folder / "trajectories.zarr",
     )
@@ -184,3 +188,172 @@ def test_repair_makes_just_the_damaged_chunk_anew(tmp_path: Path) -> None:
     assert executor.ran == [1]
     assert file.read_bytes() == good
     assert verify_store(request.store, rows=40).bad == ()
+
+
+class Drift:
+    """A field whose rows drift at the speed 1 + their class, and rest without one; it counts its rows."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def velocity(self, t: Tensor, x_t: Tensor, label: Tensor | None = None) -> Tensor:
+        self.rows += len(x_t)
+        return torch.zeros_like(x_t) if label is None else torch.ones_like(x_t) * (label + 1)[:, None]
+
+    def denoiser(self, t: Tensor, x_t: Tensor, label: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def given(self, label: Tensor, guidance: float) -> Guided:
+        return Guided(field=self, label=label, guidance=guidance)
+
+
+@pytest.fixture
+def drift(monkeypatch: pytest.MonkeyPatch) -> Drift:
+    """Let every velocity be this field."""
+    field = Drift()
+    monkeypatch.setattr("tasks.integrate.load_velocity", lambda folder: field)
+    return field
+
+
+def conditional_request(
+    folder: Path, *, spec: TrajectoriesSpec = SPEC, classes: int = 3, seed: int = 3
+) -> IntegrateRequest:
+    """Ask for trajectories of labelled data, three classes with shares 1/2, 1/3 and 1/6."""
+    folder.mkdir(exist_ok=True)
+    request = replace(request_of(folder, spec=spec, seed=seed), data=folder / "data.zarr")
+    if not request.data.exists():
+        label = np.array([0, 0, 0, 1, 1, 2])
+        np.savez(folder / "data.npz", x=np.arange(12.0).reshape(6, 2), label=label)
+        ingest(DatasetSpec(kind="npz", path=str(folder / "data.npz")), seed=0, path=request.data)
+    publish_model(request.velocity, spec={"kind": "drift", "classes": classes, "key": "k"})
+    return request
+
+
+def stored_labels(request: IntegrateRequest) -> list[int]:
+    store = TrajectoryStore.open(request.store)
+    chunks = range(store.grid(store.rows).count)
+    return [int(label) for chunk in chunks for label in store.read_labels(chunk)]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 3.0])
+def test_each_row_follows_the_guided_velocity_of_its_label(guidance: float, drift: Drift, tmp_path: Path) -> None:
+    spec = replace(SPEC, count=200, guidance=guidance, unlabelled_share=0.3, stop=0.5)
+    request = conditional_request(tmp_path, spec=spec)
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    x, label = stored(request, 200), np.array(stored_labels(request))
+    assert set(label) == {-1, 0, 1, 2}
+    assert np.array_equal(x[:, 0], standard_normal(3, 0, 200, (2,), stream=TRAJECTORIES).float().numpy())
+    speed = np.where(label >= 0, guidance * (label + 1), 0)
+    moved = (x[:, -1] - x[:, 0]).astype(np.float64)
+    assert moved == pytest.approx(0.5 * speed[:, None] * np.ones((1, 2)), abs=2e-5)  # of float32 sums up to about 8
+
+
+def test_the_plan_takes_its_shares_from_the_data_and_the_rest_from_the_request(drift: Drift, tmp_path: Path) -> None:
+    spec = replace(SPEC, guidance=2.0, unlabelled_share=0.25)
+    request = conditional_request(tmp_path, spec=spec)
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    plan = TrajectoryStore.open(request.store).plan
+    assert plan.class_shares == pytest.approx((1 / 2, 1 / 3, 1 / 6))
+    assert (plan.unlabelled_share, plan.guidance) == (0.25, 2.0)
+    label = row_labels(plan, 0, 20_000)
+    assert label is not None
+    for value, share in ((-1, 0.25), (0, 0.75 / 2), (1, 0.75 / 3), (2, 0.75 / 6)):
+        found = float((label == value).double().mean())
+        assert abs(found - share) < 4.5 * (share * (1 - share) / 20_000) ** 0.5
+
+
+def test_a_velocity_without_classes_leaves_guidance_and_labels_out_of_the_plan(tmp_path: Path) -> None:
+    plain, asked = (
+        plan_trajectories(request_of(tmp_path, spec=spec), velocity_digest="0" * 32)
+        for spec in (SPEC, replace(SPEC, guidance=3.0, unlabelled_share=0.5))
+    )
+    assert plain == asked
+    assert row_labels(plain, 0, 10) is None
+
+
+def test_labels_and_bytes_depend_on_seed_and_row_and_not_on_chunks_order_or_attempts(
+    drift: Drift, tmp_path: Path
+) -> None:
+    requests = [
+        conditional_request(tmp_path / str(n), spec=replace(SPEC, chunk_rows=n, sub_batch=sub))
+        for n, sub in ((5, 8), (64, 3), (16, 1000))
+    ]
+    for request in requests:
+        integrate(request, executor=SerialExecutor(), progress=silent)
+    labels = [stored_labels(request) for request in requests]
+    assert labels[0] == labels[1] == labels[2]
+    assert np.array_equal(stored(requests[0]), stored(requests[1]))
+    planned = row_labels(TrajectoryStore.open(requests[0].store).plan, 0, 40)
+    assert planned is not None
+    assert labels[0] == planned.tolist()
+    other = conditional_request(tmp_path / "other", seed=4)
+    integrate(other, executor=SerialExecutor(), progress=silent)
+    assert stored_labels(other) != labels[0]
+
+
+def test_an_interrupted_conditional_simulation_ends_with_the_same_bytes(drift: Drift, tmp_path: Path) -> None:
+    whole, stopped = (conditional_request(tmp_path / name) for name in ("whole", "stopped"))
+    integrate(whole, executor=SerialExecutor(), progress=silent)
+    with pytest.raises(KeyboardInterrupt):
+        integrate(stopped, executor=CountingExecutor(limit=2), progress=silent)
+    executor = CountingExecutor()
+    integrate(stopped, executor=executor, progress=silent)
+    assert executor.ran == [2]
+    for chunk in range(3):
+        for name in (f"x/c/{chunk}/0/0", f"label/c/{chunk}"):
+            assert (stopped.store / name).read_bytes() == (whole.store / name).read_bytes()
+
+
+def test_growth_gives_new_rows_their_labels_and_touches_no_chunk(drift: Drift, tmp_path: Path) -> None:
+    request = conditional_request(tmp_path)
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    before = stored_labels(request)
+    more = replace(request, trajectories=replace(SPEC, count=70))
+    executor = CountingExecutor()
+    integrate(more, executor=executor, progress=silent)
+    assert executor.ran == [3, 4]
+    planned = row_labels(TrajectoryStore.open(request.store).plan, 0, 70)
+    assert planned is not None
+    assert stored_labels(more) == planned.tolist()
+    assert stored_labels(more)[:40] == before
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_labels_that_are_damaged_or_lost_are_made_anew(is_lost: bool, drift: Drift, tmp_path: Path) -> None:
+    request = conditional_request(tmp_path)
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    files = [request.store / name for name in ("x/c/1/0/0", "label/c/1")]
+    good = [file.read_bytes() for file in files]
+    if is_lost:
+        files[1].unlink()
+    else:
+        files[1].write_bytes(good[1][:50] + bytes([good[1][50] ^ 1]) + good[1][51:])
+    found = verify_store(request.store, rows=40)
+    assert (found.bad, found.missing) == ((1,), ())
+    executor = CountingExecutor()
+    repair_store(request, found, executor=executor, progress=silent)
+    assert executor.ran == [1]
+    assert [file.read_bytes() for file in files] == good
+    assert verify_store(request.store, rows=40).bad == ()
+
+
+def test_an_unguided_field_is_evaluated_once_a_row(drift: Drift, tmp_path: Path) -> None:
+    request = conditional_request(tmp_path)
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    assert drift.rows == 4 * 48  # steps by simulated rows
+
+
+def test_another_guidance_in_the_same_place_is_refused_and_named(drift: Drift, tmp_path: Path) -> None:
+    integrate(conditional_request(tmp_path), executor=SerialExecutor(), progress=silent)
+    with pytest.raises(PlanConflictError, match=r"guidance = 1\.0, asked for 2\.0"):
+        integrate(
+            conditional_request(tmp_path, spec=replace(SPEC, guidance=2.0)),
+            executor=SerialExecutor(),
+            progress=silent,
+        )
+
+
+def test_a_velocity_of_other_classes_than_the_data_has_is_refused(drift: Drift, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"knows 2 classes, .* has 3; estimate the velocity anew"):
+        integrate(conditional_request(tmp_path, classes=2), executor=SerialExecutor(), progress=silent)
+    assert not (tmp_path / "trajectories.zarr").exists()

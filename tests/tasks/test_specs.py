@@ -33,7 +33,11 @@ def dataset(**changes: Any) -> DatasetSpec:
 
 
 WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
-    (dataset, {"kind": "torus"}, r"dataset\.kind must be one of gaussian, mixture, .*digits, npz.*, got 'torus'"),
+    (
+        dataset,
+        {"kind": "torus"},
+        r"dataset\.kind must be one of gaussian, mixture, .*digits, idx, .*npz.*, got 'torus'",
+    ),
     (dataset, {"count": 0}, r"dataset\.count must be at least 1, got 0"),
     (dataset, {"dim": 0}, r"dataset\.dim must be at least 1, got 0"),
     (dataset, {"kind": "mixture", "components": 0}, r"dataset\.components must be at least 1, got 0"),
@@ -77,7 +81,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (EvaluationSpec, {"repeats": 2}, r"evaluation\.repeats must be at least 3, got 2"),
     (ComputeSpec, {"cpus": -1}, r"compute\.cpus must be at least 0, got -1"),
     (ComputeSpec, {"gpus": -1}, r"compute\.gpus must be at least 0, got -1"),
-    (ComputeSpec, {"device": "tpu9"}, r"compute\.device must be one of cpu.*, got 'tpu9'"),
+    (ComputeSpec, {"device": "tpu9"}, r"compute\.device must be one of auto, cpu, cuda, got 'tpu9'"),
 ]
 
 WRONG_OPTIMISER: list[tuple[dict[str, Any], str]] = [

@@ -1,17 +1,22 @@
 """Both trainings in this process: they learn, resume exactly, and publish under their key."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from storage.checkpoints import Checkpoint
 from storage.errors import InputError
-from storage.models import read_model
+from storage.models import publish_model, read_model
 from tasks.executor import SerialExecutor
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
+from tasks.networks.build import build_generator
+from tasks.networks.generator import Generator
 from tasks.sample import sample
 from tasks.specs import (
     DatasetSpec,
@@ -22,12 +27,13 @@ from tasks.specs import (
     TrajectoriesSpec,
     VelocitySpec,
 )
-from tasks.train_generator import GeneratorRequest, load_generator, train_characteristics
-from tasks.training.checkpoint import to_checkpoint
+from tasks.train_generator import GeneratorRequest, TorchPairs, fitting_loss, load_generator, train_characteristics
+from tasks.training.checkpoint import to_checkpoint, weights_to_bytes
 from tasks.training.group import alone
-from tasks.training.loop import TrainingState
+from tasks.training.loop import TrainingState, begin
 
 NETWORK = NetworkSpec(width=32, depth=2)
+OPTIMISER = GeneratorSpec(workers=1).optimiser()
 DATASET = DatasetSpec(kind="gaussian", mean=(3.0, -1.0), std=(2.0, 0.5), count=4000)
 
 
@@ -59,6 +65,7 @@ def generator_request(folder: Path, *, steps: int = 300, warm_start: bool = Fals
             interpolant=InterpolantSpec(),
             seed=0,
             dim=(2,),
+            data=velocity.data,
             velocity=velocity.place.folder,
             store=folder / "trajectories.zarr",
         ),
@@ -180,6 +187,40 @@ def test_a_stored_generator_is_the_identity_at_equal_times(tmp_path: Path) -> No
     for t in stored.times:
         time = torch.tensor(t)
         assert torch.allclose(stored.generator(time, time, x), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("semigroup", [0.0, 0.5])
+def test_the_loss_gives_each_row_its_label(semigroup: float, tmp_path: Path) -> None:
+    """With the map that moves a row at the speed of its label the loss of such pairs vanishes, and of others not."""
+
+    def shift(t: Tensor, s: Tensor, x: Tensor, label: Tensor | None) -> Tensor:
+        return x if label is None else x + ((s - t) * label)[:, None]
+
+    label = torch.tensor([-1, 0, 4, 2])
+    t, s, x = torch.tensor([0.0, 0.1, 0.2, 0.3]), torch.tensor([1.0, 0.5, 0.9, 0.4]), torch.zeros(4, 2)
+    pairs = TorchPairs(x_t=x, x_s=shift(t, s, x, label), t=t, s=s, label=label)
+    request = GeneratorRequest(
+        generator=GeneratorSpec(semigroup=semigroup, workers=1),
+        count=4,
+        seed=0,
+        data=tmp_path,
+        velocity=tmp_path,
+        store=tmp_path,
+        place=TrainingPlace(folder=tmp_path, key="g"),
+    )
+    state = begin(build_generator(NETWORK, (2,), seed=0, interpolant="linear", data_std=1.0), OPTIMISER)
+    loss = fitting_loss(cast(Generator, shift), request, state, alone())
+    assert float(loss(pairs)) < 1e-12
+    unlabelled = ((s - t) * label).square().mean()
+    assert float(loss(replace(pairs, label=None))) == pytest.approx((1 + semigroup) * float(unlabelled))
+
+
+def test_a_generator_that_was_published_before_there_were_classes_is_unconditional(tmp_path: Path) -> None:
+    generator = build_generator(NETWORK, (2,), seed=0, interpolant="linear", data_std=1.0)
+    spec = {"network": {"width": 32, "depth": 2}, "dim": [2], "interpolant": "linear", "data_std": 1.0, "times": [0, 1]}
+    publish_model(tmp_path, spec=spec, weights=weights_to_bytes(generator.state_dict()))
+    stored = load_generator(tmp_path)
+    assert (stored.classes, stored.class_shares, stored.unlabelled_share) == (0, (), 0.0)
 
 
 def test_an_oracle_for_a_target_that_has_none_is_refused(tmp_path: Path) -> None:

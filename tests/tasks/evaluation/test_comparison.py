@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.evaluation.comparison import all_pairs, measure, split_pairs
+from tasks.evaluation.comparison import Load, all_pairs, held, measure, split_pairs
 from tasks.evaluation.distance import Floats
 
 
@@ -11,8 +11,8 @@ def gap(x: Floats, y: Floats) -> float:
     return float(abs(x.mean() - y.mean()))
 
 
-def sets(count: int, *, size: int = 50, shift: float = 0.0, seed: int = 0) -> list[Floats]:
-    return list(np.random.default_rng(seed).normal(shift, 1.0, (count, size, 1)))
+def sets(count: int, *, size: int = 50, shift: float = 0.0, seed: int = 0) -> list[Load]:
+    return [held(x) for x in np.random.default_rng(seed).normal(shift, 1.0, (count, size, 1))]
 
 
 def test_all_pairs_compare_every_two_sets_once() -> None:
@@ -30,8 +30,29 @@ def test_split_pairs_keep_to_their_split() -> None:
     assert {tuple(pair.repetitions) for pair in comparison.across} == {(0,), (1,), (2,)}
 
 
+def test_sets_are_loaded_a_pair_at_a_time_and_cut_when_loaded() -> None:
+    alive: list[int] = []
+
+    def load(k: int) -> Floats:
+        alive.append(k)
+        return np.full((5, 1), float(k))
+
+    loads: list[Load] = [lambda k=k: load(k) for k in range(6)]  # type: ignore[misc]
+    comparison = all_pairs(loads[:3], loads[3:])
+    assert alive == []
+    sizes: list[tuple[int, int]] = []
+
+    def size(x: Floats, y: Floats) -> float:
+        sizes.append((len(x), len(y)))
+        return 1.0
+
+    assert measure("size", size, comparison.first(2)).distance.n == 2
+    assert set(sizes) == {(2, 2)}
+    assert len(alive) == 1 + 2 * 12  # once for n, then both sides of nine pairs across and three within
+
+
 def test_value_floor_and_ratio_are_the_means_over_pairs() -> None:
-    x, y = [np.full((5, 1), v) for v in (0.0, 1.0, 2.0)], [np.full((5, 1), v) for v in (10.0, 11.0, 13.0)]
+    x, y = ([held(np.full((5, 1), v)) for v in side] for side in ((0.0, 1.0, 2.0), (10.0, 11.0, 13.0)))
     found = measure("gap", gap, all_pairs(x, y))
     assert found.distance.value == pytest.approx(np.mean([b - a for a in (0, 1, 2) for b in (10, 11, 13)]))
     assert found.floor.value == pytest.approx((1 + 3 + 2) / 3)
@@ -44,7 +65,7 @@ def test_the_standard_error_of_a_mean_difference_is_the_closed_form() -> None:
     """For the plain difference of means over all pairs, SE^2 is the sum of both sides' squared errors of the mean."""
     x, y = sets(40), sets(40, shift=9.0, seed=1)
     found = measure("gap", gap, all_pairs(x, y))
-    means = np.array([s.mean() for s in x]), np.array([s.mean() for s in y])
+    means = np.array([s().mean() for s in x]), np.array([s().mean() for s in y])
     expected = np.sqrt(sum(m.var(ddof=1) / len(m) for m in means))
     assert found.distance.standard_error == pytest.approx(expected, rel=0.25)  # the sides share a repetition's number
 

@@ -41,3 +41,9 @@ def test_squared_distances_equal_the_sums_of_squared_differences() -> None:
     direct = ((x[:, None] - y) ** 2).sum(2)
     # Far from the origin: without centring the product would cancel to about 1e-16 * 1e8 * 3.
     np.testing.assert_allclose(squared_distances(x, y), direct, atol=1e-12)
+
+
+def test_squared_distances_of_many_points_are_those_of_differences() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((1100, 3)) + 5, rng.standard_normal((7, 3)) + 5  # over two blocks
+    np.testing.assert_allclose(squared_distances(x, y), ((x[:, None] - y) ** 2).sum(2), atol=1e-12)

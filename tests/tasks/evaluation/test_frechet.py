@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.evaluation.frechet import Moments, frechet
+from tasks.evaluation.frechet import Moments, frechet, frechet_of_points
 from tasks.evaluation.wasserstein import gaussian_wasserstein
 
 
@@ -89,3 +89,23 @@ def test_moments_before_their_points_and_of_other_dimensions_are_refused() -> No
         moments(normal(0, 4, 2), normal(0, 4, 3))
     with pytest.raises(ValueError, match="moments must be"):
         frechet(moments(normal(0, 4, 2)), moments(normal(0, 4, 3)))
+
+
+@pytest.mark.parametrize("size", [3, 12, 13, 20, 21, 40])
+def test_fewer_points_than_dimensions_give_the_same_by_a_smaller_matrix(size: int) -> None:
+    x, y = normal(0, 20, size), 2 * normal(1, 12, size) + 0.5
+    assert frechet_of_points(x, y) == pytest.approx(frechet(moments(x), moments(y)), rel=1e-8)
+    assert frechet_of_points(y, x) == pytest.approx(frechet_of_points(x, y), rel=1e-10)
+    assert frechet_of_points(x, x) == pytest.approx(0, abs=1e-10)
+
+
+def test_many_points_are_taken_in_block_by_block() -> None:
+    x, y = normal(0, 2500, 2), normal(1, 2500, 2)
+    assert frechet_of_points(x, y) == pytest.approx(frechet(moments(x), moments(y)), rel=1e-9)
+
+
+def test_points_of_one_row_or_of_other_dimensions_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2 points, got 1"):
+        frechet_of_points(normal(0, 1, 5), normal(0, 4, 5))
+    with pytest.raises(ValueError, match="one dimension, got 5 and 6"):
+        frechet_of_points(normal(0, 4, 5), normal(0, 4, 6))

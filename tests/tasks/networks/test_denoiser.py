@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.networks.build import build_denoiser
 from tasks.networks.denoiser import Denoiser
+from tasks.specs import NetworkSpec
 from tasks.transport.interpolant import Interpolant, velocity_from_denoiser
 from tasks.transport.targets import Gaussian, GaussianMixture, OracleField
 
@@ -12,19 +14,20 @@ KINDS = ("linear", "foellmer", "trigonometric", "vp")
 
 
 class Wave(nn.Module):
-    """A stand-in for a network: any smooth function of (x, t), and a record of what it was given."""
+    """A stand-in for a network: any smooth function of (x, t, label), and a record of what it was given."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen = torch.empty(0)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         self.seen = x
-        return (2 * x + t.reshape(-1, *[1] * (x.ndim - 1))).sin()
+        phase = t if label is None else t + (label + 1)
+        return (2 * x + phase.reshape(-1, *[1] * (x.ndim - 1))).sin()
 
 
 class Zero(nn.Module):
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         return torch.zeros_like(x)
 
 
@@ -91,3 +94,37 @@ def test_the_raw_error_is_what_denoiser_matching_weighs_to_one() -> None:
     c_in = 1 / (c.noise**2 + c.data**2 * 0.49).sqrt()
     expected = (2 * x * c_in[:, None, None] + t[:, None, None]).sin()
     torch.testing.assert_close((loud - silent) / c_out[:, None, None], expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_reach_the_network_from_every_method_row_by_row(kind: str) -> None:
+    interpolant = Interpolant(kind)
+    denoiser = Denoiser(Wave(), interpolant=interpolant, data_std=0.7)
+    t, x, label = torch.linspace(0, 0.99, 4, dtype=torch.float64), states(4), torch.tensor([2, -1, 0, 1])
+    expected = velocity_from_denoiser(interpolant, t, x, denoiser(t, x, label))
+    torch.testing.assert_close(denoiser.velocity(t, x, label), expected, rtol=1e-11, atol=1e-11)
+    assert torch.equal(denoiser.denoiser(t, x, label), denoiser(t, x, label))
+    same = (denoiser(t, x, label) == denoiser(t, x)).flatten(1).all(1)
+    assert same.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_guided_denoiser_is_one_field_seen_two_ways(kind: str, guidance: float) -> None:
+    interpolant = Interpolant(kind)
+    denoiser = Denoiser(Wave(), interpolant=interpolant, data_std=0.7)
+    t, x = torch.linspace(0, 0.99, 4, dtype=torch.float64), states(4)
+    field = denoiser.given(torch.tensor([2, -1, 0, 1]), guidance)
+    expected = velocity_from_denoiser(interpolant, t, x, field.denoiser(t, x))
+    torch.testing.assert_close(field.velocity(t, x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_with_weight_one_a_given_label_is_that_label_bit_for_bit() -> None:
+    denoiser = build_denoiser(
+        NetworkSpec(width=16, depth=2), (2, 2), seed=0, interpolant="linear", data_std=0.7, classes=3
+    )
+    nn.init.normal_(denoiser.get_parameter("backbone.output.weight"), generator=torch.Generator().manual_seed(0))
+    t, x, label = torch.tensor(0.4), states(4).float(), torch.tensor([2, -1, 0, 1])
+    assert torch.equal(denoiser.given(label, 1.0).velocity(t, x), denoiser.velocity(t, x, label))
+    assert torch.equal(denoiser.given(label, 1.0).denoiser(t, x), denoiser(t, x, label))
+    assert not torch.equal(denoiser(t, x, label), denoiser(t, x))

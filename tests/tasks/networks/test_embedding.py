@@ -1,8 +1,8 @@
-"""The time embedding: what its features are, and how near two times may come."""
+"""Embeddings: what the features of a time are, how near two times may come, and which row a label has."""
 
 import torch
 
-from tasks.networks.embedding import TimeEmbedding
+from tasks.networks.embedding import LabelEmbedding, TimeEmbedding, silent_embedding
 
 
 def features(embedding: TimeEmbedding, t: torch.Tensor) -> torch.Tensor:
@@ -42,3 +42,24 @@ def test_times_one_over_the_highest_frequency_apart_are_told_apart() -> None:
 
 def test_the_frequencies_are_no_part_of_what_is_stored() -> None:
     assert "frequencies" not in TimeEmbedding(6).state_dict()
+
+
+def test_a_silent_embedding_is_zero_but_learns() -> None:
+    embedding = silent_embedding(6)
+    output = embedding(torch.rand(5))
+    assert not output.any()
+    output.sum().backward()
+    assert embedding.output.weight.grad is not None
+    assert embedding.output.weight.grad.abs().max().item() > 0
+
+
+def test_a_label_has_the_row_after_its_number_and_none_has_the_first() -> None:
+    embedding = LabelEmbedding(3, 5)
+    assert torch.equal(embedding(torch.tensor([-1, 2, 0])), embedding.table.weight[[0, 3, 1]])
+    assert torch.equal(embedding(None), embedding(torch.tensor([-1])))
+
+
+def test_fresh_labels_differ_and_no_label_is_zero() -> None:
+    weight = LabelEmbedding(3, 5).table.weight
+    assert not weight[0].any()
+    assert torch.cdist(weight, weight).fill_diagonal_(1).min().item() > 0.01

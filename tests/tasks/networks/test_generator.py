@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tasks.networks.build import build_generator
 from tasks.networks.denoiser import Denoiser
 from tasks.networks.generator import Generator
-from tasks.specs import NetworkSpec
+from tasks.specs import NETWORK_KINDS, NetworkSpec
 from tasks.transport.interpolant import Interpolant, expand
 from tasks.transport.targets import Gaussian, GaussianMixture, OracleField
 
@@ -17,11 +17,12 @@ KINDS = ("linear", "foellmer", "trigonometric", "vp")
 
 
 class Wave(nn.Module):
-    """A stand-in for a network of one or two times."""
+    """A stand-in for a network of one or two times and labels."""
 
-    def forward(self, x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, s: Tensor | None = None, label: Tensor | None = None) -> Tensor:
         second = torch.zeros_like(t) if s is None else s - t
-        return (2 * x + expand(t, x)).sin() + expand(second, x)
+        phase = t if label is None else t + (label + 1)
+        return (2 * x + expand(phase, x)).sin() + expand(second, x)
 
 
 def states(rows: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -38,13 +39,16 @@ def test_the_map_from_a_time_to_itself_is_the_identity_bit_for_bit(kind: str, dt
     assert torch.equal(generator(t.expand(3), t.expand(3), x), x)
 
 
+@pytest.mark.parametrize("network", NETWORK_KINDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_built_generator_is_the_identity_on_the_diagonal_up_to_the_data(kind: str) -> None:
-    generator = build_generator(NetworkSpec(width=8, depth=1), (2, 2), seed=0, interpolant=kind, data_std=0.7)
+def test_a_built_generator_is_the_identity_on_the_diagonal_up_to_the_data(kind: str, network: str) -> None:
+    spec = NetworkSpec(kind=network, width=8, depth=1, channels=4, multipliers=(1, 2), blocks=1)
+    generator = build_generator(spec, (1, 2, 2), seed=0, interpolant=kind, data_std=0.7, classes=2)
     for parameter in generator.parameters():
         nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
-    t, x = torch.linspace(0, 1, 11), states(11, torch.float32)
-    assert torch.equal(generator(t, t, x), x)
+    t, x = torch.linspace(0, 1, 11), states(11, torch.float32)[:, None]
+    for label in (None, torch.arange(11) % 3 - 1):
+        assert torch.equal(generator(t, t, x, label), x)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +71,7 @@ class RightAnswer(nn.Module):
         self.oracle = oracle
         self.data_std = data_std
 
-    def forward(self, scaled: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def forward(self, scaled: Tensor, t: Tensor, s: Tensor, label: Tensor | None = None) -> Tensor:
         now, then = self.oracle.interpolant.at(expand(t, scaled)), self.oracle.interpolant.at(expand(s, scaled))
         q = now.noise**2 + (self.data_std * now.data) ** 2
         x = scaled * q.sqrt()
@@ -107,3 +111,13 @@ def test_rows_have_their_own_times() -> None:
     together = generator(t, s, x)
     for i in range(3):
         torch.testing.assert_close(together[i : i + 1], generator(t[i], s[i], x[i : i + 1]), rtol=1e-13, atol=1e-14)
+
+
+def test_rows_have_their_own_labels() -> None:
+    generator, x = Generator(Wave(), interpolant=Interpolant("foellmer"), data_std=0.7), states(3)
+    t, s, label = torch.tensor(0.2).double(), torch.tensor(0.7).double(), torch.tensor([1, -1, 0])
+    together = generator(t, s, x, label)
+    for i in range(3):
+        torch.testing.assert_close(together[i], generator(t, s, x[i : i + 1], label[i : i + 1])[0], rtol=1e-13, atol=0)
+    assert torch.equal(together[1], generator(t, s, x)[1])
+    assert not torch.equal(together[0], generator(t, s, x)[0])

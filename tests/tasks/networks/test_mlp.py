@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from tasks.networks.mlp import Mlp
 
 
-def perceptron(dim: tuple[int, ...] = (3,), *, fourier: int = 0, two_times: bool = False) -> Mlp:
+def perceptron(dim: tuple[int, ...] = (3,), *, fourier: int = 0, two_times: bool = False, classes: int = 0) -> Mlp:
     """A perceptron whose every weight counts."""
-    net = Mlp(dim, width=16, depth=2, fourier=fourier, two_times=two_times).double()
+    net = Mlp(dim, width=16, depth=2, fourier=fourier, two_times=two_times, classes=classes).double()
     rng = torch.Generator().manual_seed(1)
     for parameter in net.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, dtype=torch.float64, generator=rng)
@@ -46,6 +46,23 @@ def test_the_two_times_are_told_apart() -> None:
     net, x = perceptron(two_times=True), states(4, 3)
     t, s = torch.tensor(0.3), torch.tensor(0.8)
     assert (net(x, t, s) - net(x, s, t)).abs().max().item() > 1e-3
+
+
+def test_every_label_counts_and_minus_one_is_none() -> None:
+    net, x = perceptron(two_times=True, classes=3), states(4, 3)
+    t, s = torch.tensor(0.3).double(), torch.tensor(0.8).double()
+    outputs = [net(x, t, s, torch.full((4,), label)) for label in range(-1, 3)]
+    for i, first in enumerate(outputs):
+        assert all((first - other).abs().amax(1).min().item() > 1e-3 for other in outputs[:i])
+    torch.testing.assert_close(net(x, t, s), outputs[0], rtol=1e-12, atol=1e-12)
+    mixed = net(x, t, s, torch.tensor([2, -1, 0, 1]))
+    expected = torch.stack([outputs[3][0], outputs[0][1], outputs[1][2], outputs[2][3]])
+    torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_without_classes_a_label_is_ignored() -> None:
+    net, x, t = perceptron(), states(4, 3), torch.tensor(0.3)
+    assert torch.equal(net(x, t, None, torch.arange(4)), net(x, t))
 
 
 def test_a_fresh_second_time_says_nothing() -> None:

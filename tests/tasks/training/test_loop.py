@@ -1,6 +1,6 @@
 """The training loop: its schedule, its exact resumption, its refusal of a loss that is not finite."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -143,6 +143,54 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step() -> No
             checkpoint=lambda _: None,
             every=10,
         )
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training_as_well() -> None:
+    state = begin(network(), SPEC)
+
+    def loss(batch: Tensor) -> Tensor:
+        value = nn.functional.mse_loss(state.model(batch), batch)
+        return value + (0 * value).sqrt() if state.step == 3 else value  # the root of 0 has an infinite slope
+
+    with pytest.raises(FloatingPointError, match="not finite at step 4"):
+        train_with(state, loss, every=10)
+
+
+class _Far(Tensor):
+    """A number that says it is on a GPU."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+def test_a_gpu_is_looked_at_before_a_checkpoint_not_each_step() -> None:
+    state = begin(network(), SPEC)
+    kept: list[int] = []
+
+    def loss(batch: Tensor) -> Tensor:
+        value = nn.functional.mse_loss(state.model(batch), batch)
+        return (value * float("nan") if state.step == 13 else value).as_subclass(_Far)
+
+    with pytest.raises(FloatingPointError, match="not finite at step 20"):
+        train_with(state, loss, every=10, kept=kept)
+    assert kept == [10]
+
+
+def train_with(
+    state: TrainingState, loss: Callable[[Tensor], Tensor], *, every: int, kept: list[int] | None = None
+) -> None:
+    train(
+        state,
+        batches(state.step),
+        loss,
+        SPEC,
+        average=lambda _: None,
+        place=dict,
+        log=lambda _: None,
+        checkpoint=lambda s: None if kept is None else kept.append(s.step),
+        every=every,
+    )
 
 
 def test_the_gradient_is_clipped_to_the_asked_norm() -> None:

@@ -1,6 +1,6 @@
 """Source noise: the published generator, one row at a time, standard normal, and independent wherever it should be."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -14,7 +14,19 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from tasks.transport import noise
-from tasks.transport.noise import DATA, FRESH_DATA, SAMPLES, TRAINING, TRAJECTORIES, standard_normal, uniform
+from tasks.transport.noise import (
+    DATA,
+    FRESH_DATA,
+    LABELS,
+    SAMPLE_LABELS,
+    SAMPLES,
+    TRAINING,
+    TRAJECTORIES,
+    UNLABELLED,
+    class_labels,
+    standard_normal,
+    uniform,
+)
 
 ROWS = 20_000
 MASK = 2**64 - 1
@@ -122,7 +134,8 @@ def test_neighbouring_seeds_differ_however_large(seed: int) -> None:
 
 
 def test_no_two_uses_share_a_stream() -> None:
-    used = [TRAJECTORIES, SAMPLES, TRAINING, 2 * DATA, 2 * DATA + 1, 2 * FRESH_DATA, 2 * FRESH_DATA + 1]
+    drawn = [2 * DATA, 2 * DATA + 1, 2 * FRESH_DATA, 2 * FRESH_DATA + 1]
+    used = [TRAJECTORIES, SAMPLES, TRAINING, LABELS, SAMPLE_LABELS, *drawn]
     assert len(set(used)) == len(used)
 
 
@@ -143,3 +156,77 @@ def test_the_extreme_words_give_uniforms_inside_and_finite_normals(word: int, mo
 def test_a_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=rf"seed must be in \[0, 2\^64\), got {seed}"):
         uniform(seed, 0, 1, 1, stream=TRAJECTORIES)
+
+
+def labels_of(shares: Sequence[float], *, hidden: float = 0.0, seed: int = 4, rows: int = ROWS) -> Tensor:
+    return class_labels(seed, 0, rows, shares=shares, unlabelled_share=hidden, stream=LABELS)
+
+
+def assert_binomial(found: Tensor, share: float) -> None:
+    """Within 4.5 standard deviations, which a right sampler leaves once in 10^5."""
+    assert abs(float(found.double().mean()) - share) <= 4.5 * (share * (1 - share) / len(found)) ** 0.5
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(sum),
+    st.sampled_from([0.0, 0.1, 0.5]),
+    st.lists(st.integers(0, 300), max_size=6),
+    st.integers(0, 2**64 - 1),
+)
+def test_labels_do_not_depend_on_how_rows_are_cut(shares: list[int], hidden: float, cuts: list[int], seed: int) -> None:
+    def cut(start: int, stop: int) -> Tensor:
+        return class_labels(seed, start, stop, shares=shares, unlabelled_share=hidden, stream=LABELS)
+
+    edges = [0, *sorted(cuts), 300]
+    whole = cut(0, 300)
+    assert whole.dtype == torch.int64
+    assert torch.equal(torch.cat([cut(a, b) for a, b in pairwise(edges)]), whole)
+    assert {int(k) for k in whole} <= {k for k, share in enumerate(shares) if share} | {UNLABELLED}
+
+
+def test_classes_are_as_frequent_as_their_shares() -> None:
+    shares = [0.5, 0.0, 0.2, 0.3]
+    found = labels_of(shares, hidden=0.1)
+    assert_binomial(found == UNLABELLED, 0.1)
+    for k, share in enumerate(shares):
+        assert_binomial(found == k, 0.9 * share)
+
+
+def test_shares_count_relative_to_their_sum() -> None:
+    assert torch.equal(labels_of([1, 2, 5]), labels_of([0.125, 0.25, 0.625]))
+
+
+def test_hiding_more_labels_changes_no_label_that_is_left() -> None:
+    few, many = labels_of([0.4, 0.6], hidden=0.1), labels_of([0.4, 0.6], hidden=0.5)
+    left = many != UNLABELLED
+    assert torch.equal(few[left], many[left])
+    assert torch.equal(few[few != UNLABELLED], labels_of([0.4, 0.6])[few != UNLABELLED])
+
+
+def test_a_label_tells_nothing_of_its_neighbours_nor_of_other_streams_and_seeds() -> None:
+    one = labels_of([0.5, 0.5])
+    others = [
+        one.roll(1),
+        labels_of([0.5, 0.5], seed=5),
+        class_labels(4, 0, ROWS, shares=[0.5, 0.5], unlabelled_share=0.0, stream=SAMPLE_LABELS),
+        (normals(4)[:, 0] > 0).long(),
+    ]
+    for other in others:
+        assert_binomial(one == other, 0.5)
+
+
+@pytest.mark.parametrize("word", [0, MASK])
+def test_the_extreme_words_give_the_first_and_last_class_that_has_a_share(
+    word: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def constant(seed: int, start: int, stop: int, size: int, *, stream: int) -> npt.NDArray[Any]:
+        return np.full((stop - start, size), word, np.uint64)
+
+    monkeypatch.setattr(noise, "_words", constant)
+    assert labels_of([0.0, 0.1, 0.2, 0.7, 0.0], rows=1).tolist() == [3 if word else 1]
+
+
+@pytest.mark.parametrize("shares", [[], [0.0, 0.0], [0.5, -0.1], [float("nan"), 1.0], [1.0, float("nan")]])
+def test_shares_that_are_no_probabilities_are_refused(shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="class shares must be numbers of at least 0 with a positive sum, got"):
+        labels_of(shares)

@@ -1,0 +1,186 @@
+"""The evaluate step on trainings of seconds: what it measures on drawn targets, rows, images and classes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.chunks import Shard
+from storage.data import DataStore, Values
+from tasks.evaluate import EvaluateRequest, EvaluateSummary, evaluate
+from tasks.executor import SerialExecutor
+from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
+from tasks.ingest import ingest
+from tasks.integrate import IntegrateRequest, integrate
+from tasks.specs import (
+    DatasetSpec,
+    EvaluationSpec,
+    GeneratorSpec,
+    InterpolantSpec,
+    NetworkSpec,
+    ReportFacts,
+    TrainingPlace,
+    TrajectoriesSpec,
+    VelocitySpec,
+)
+from tasks.train_generator import GeneratorRequest, train_characteristics
+from tasks.training.group import alone
+
+pytestmark = pytest.mark.slow  # pictures
+
+NETWORK = NetworkSpec(width=16, depth=2)
+GAUSSIAN = DatasetSpec(kind="gaussian", mean=(3.0, -1.0), std=(2.0, 0.5), count=400)
+FACTS = ReportFacts(
+    run="r",
+    title="t",
+    created="today",
+    configuration="",
+    versions={},
+    seeds={},
+    batches={},
+    seconds={},
+    is_reused={},
+    orchestration={},
+    lineage={},
+)
+
+
+def silent(*_: object) -> None:
+    pass
+
+
+def road(folder: Path, dataset: DatasetSpec, velocity: VelocitySpec) -> EvaluateRequest:
+    """Go all the way to a generator, in this process."""
+    ingest(dataset, seed=0, path=folder / "data.zarr")
+    places = {name: TrainingPlace(folder=folder / name, key="k") for name in ("velocity", "generator")}
+    request = VelocityRequest(
+        velocity=velocity,
+        interpolant=InterpolantSpec(),
+        dataset=dataset,
+        stop=0.9,
+        seed=0,
+        data=folder / "data.zarr",
+        place=places["velocity"],
+    )
+    if velocity.kind == "network":
+        train_velocity(request, alone())
+    else:
+        fit_velocity(request, progress=silent)
+    store = folder / "trajectories.zarr"
+    integrate(
+        IntegrateRequest(
+            trajectories=TrajectoriesSpec(count=200, steps=6, stop=0.9, chunk_rows=64),
+            interpolant=InterpolantSpec(),
+            seed=0,
+            dim=DataStore(folder / "data.zarr").dim,
+            data=folder / "data.zarr",
+            velocity=folder / "velocity",
+            store=store,
+        ),
+        executor=SerialExecutor(),
+        progress=silent,
+    )
+    train_characteristics(
+        GeneratorRequest(
+            generator=GeneratorSpec(network=NETWORK, steps=20, batch_size=64, workers=1, warmup=2),
+            count=200,
+            seed=0,
+            data=folder / "data.zarr",
+            velocity=folder / "velocity",
+            store=store,
+            place=places["generator"],
+        ),
+        alone(),
+    )
+    return EvaluateRequest(
+        evaluation=EvaluationSpec(samples=60, repeats=3),
+        dataset=dataset,
+        data=folder / "data.zarr",
+        velocity=places["velocity"],
+        generator=places["generator"],
+        store=store,
+        count=200,
+        report=folder / "report",
+        facts=FACTS,
+    )
+
+
+def network(*, conditional: bool = False) -> VelocitySpec:
+    return VelocitySpec(network=NETWORK, steps=20, batch_size=64, workers=1, warmup=2, conditional=conditional)
+
+
+def npz(folder: Path, x: np.ndarray, label: np.ndarray | None = None) -> DatasetSpec:
+    folder.mkdir(exist_ok=True, parents=True)
+    arrays = {"x": x} if label is None else {"x": x, "label": label}
+    np.savez(folder / "rows.npz", **arrays)  # type: ignore[arg-type]
+    return DatasetSpec(kind="npz", path=str(folder / "rows.npz"))
+
+
+def told(request: EvaluateRequest, summary: EvaluateSummary) -> str:
+    """Check that what is told is complete, and give the report's page."""
+    assert summary.metrics.keys() == summary.metrics_detail.keys()
+    for name, detail in summary.metrics_detail.items():
+        assert np.isfinite(summary.metrics[name])
+        assert detail["n"] >= 1
+        assert detail["standard_error"] >= 0
+    kept = json.loads((request.report / "metrics.json").read_text())
+    assert kept["metrics"] == dict(summary.metrics)
+    page = (request.report / summary.page).read_text()
+    assert all(name in page for name in summary.metrics if not name.endswith("_floor"))
+    return page
+
+
+def test_a_drawn_target_with_its_exact_velocity(tmp_path: Path) -> None:
+    request = road(tmp_path, GAUSSIAN, VelocitySpec(kind="oracle"))
+    summary = evaluate(request, progress=silent)
+    page = told(request, summary)
+    assert summary.metrics["velocity_error"] == 0
+    excess = summary.metrics["velocity_loss"] - summary.metrics["velocity_floor"]
+    assert abs(excess) < 4 * summary.metrics_detail["velocity_loss"]["standard_error"]
+    assert summary.metrics["lipschitz"] >= summary.metrics["lipschitz_mean"] > 0
+    assert "on fresh draws of the target, times to 0.9" in page
+    assert {"w2", "w2_floor", "w2_ratio", "sliced_w2", "sinkhorn", "memorised_fraction", "budget.fit"} <= (
+        summary.metrics.keys()
+    )
+    assert summary.metrics_detail["memorised_fraction"]["n"] == 3 * 60  # every set of samples
+    assert summary.metrics_detail["w2"]["n"] == 60
+    assert evaluate(request, progress=silent).metrics == summary.metrics
+
+
+def test_a_trained_velocity_is_measured_against_the_exact_one(tmp_path: Path) -> None:
+    request = road(tmp_path, replace(GAUSSIAN, kind="mixture", mean=0.0, std=0.5), network())
+    summary = evaluate(request, progress=silent)
+    told(request, summary)
+    metrics, detail = summary.metrics, summary.metrics_detail
+    assert metrics["velocity_error"] > 0
+    assert metrics["velocity_loss"] > metrics["velocity_floor"]
+    gap = metrics["velocity_loss"] - metrics["velocity_floor"] - metrics["velocity_error"] ** 2
+    assert abs(gap) < 4 * detail["velocity_loss"]["standard_error"]
+
+
+def test_images_are_measured_on_stored_rows_without_ever_being_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).standard_normal((300, 1, 8, 8))
+    request = road(tmp_path, npz(tmp_path / "in", x), network())
+    read = DataStore.read
+
+    def small(self: DataStore, shard: Shard) -> Values:
+        assert shard.rows <= 64
+        return read(self, shard)
+
+    monkeypatch.setattr(DataStore, "read", small)
+    summary = evaluate(request, progress=silent)
+    page = told(request, summary)
+    assert "on stored rows with fresh noise" in page
+    assert {"frechet_pixel", "velocity_loss", "lipschitz"} <= summary.metrics.keys()
+    assert not {"velocity_floor", "velocity_error"} & summary.metrics.keys()
+
+
+def test_classes_are_followed(tmp_path: Path) -> None:
+    label = np.arange(200) % 2
+    x = 4.0 * label[:, None] + np.random.default_rng(0).standard_normal((200, 2))
+    request = road(tmp_path, npz(tmp_path / "in", x, label), network(conditional=True))
+    told(request, evaluate(request, progress=silent))

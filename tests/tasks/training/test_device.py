@@ -1,0 +1,103 @@
+"""Where a training computes: what is asked for, what there is, and what is said of the difference."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from storage.errors import InputError
+from tasks.specs import VelocitySpec
+from tasks.training.ddp import backend, worker_resources
+from tasks.training.device import (
+    CPU,
+    ON_CPU,
+    Placement,
+    choose_device,
+    describe,
+    local_device,
+    place_training,
+    warn_of_fallback,
+)
+
+GPU = torch.device("cuda", 0)
+FAST = VelocitySpec(precision="bf16", compile=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "chosen"),
+    [("auto", 0, "cpu"), ("auto", 1, "cuda"), ("cpu", 4, "cpu"), ("cuda", 2, "cuda")],
+)
+def test_a_gpu_is_used_where_there_is_one_and_it_is_not_refused(asked: str, gpus: int, chosen: str) -> None:
+    assert choose_device(asked, gpus=gpus) == chosen
+
+
+def test_a_gpu_that_is_not_there_is_bad_input() -> None:
+    with pytest.raises(InputError, match=r"compute\.device = cuda needs a GPU, and there is none here; .* auto or cpu"):
+        choose_device("cuda", gpus=0)
+
+
+def test_this_process_asks_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert local_device("auto") == CPU
+    with pytest.raises(InputError, match="cuda needs a GPU"):
+        local_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert local_device("auto").type == "cuda"
+    assert local_device("cpu") == CPU
+
+
+def test_bf16_and_compilation_are_for_a_gpu() -> None:
+    assert place_training(FAST, GPU) == Placement(device=GPU, is_bf16=True, is_compiled=True)
+    assert place_training(VelocitySpec(), GPU) == Placement(device=GPU)
+    assert place_training(FAST, CPU) == ON_CPU
+
+
+def test_the_cpu_computes_in_float32_what_a_gpu_would_in_bf16() -> None:
+    layer, x = nn.Linear(4, 4), torch.ones(2, 4)
+    with place_training(FAST, CPU).autocast():
+        assert layer(x).dtype == torch.float32
+    with Placement(device=CPU, is_bf16=True).autocast():  # what autocast does is torch's, and the same on a GPU
+        assert layer(x).dtype == torch.bfloat16
+        assert ((layer(x) - x) ** 2).dtype == torch.float32
+
+
+def test_a_compiled_network_keeps_the_names_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, compiled = nn.Linear(4, 4), list[nn.Module]()
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    assert ON_CPU.take(layer) is layer
+    assert compiled == []
+    Placement(is_compiled=True).take(layer)
+    assert compiled == [layer]
+    assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+def test_what_falls_back_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_fallback("velocity", FAST, "cuda")
+        warn_of_fallback("velocity", VelocitySpec(), "cpu")
+        assert caplog.records == []
+        warn_of_fallback("velocity", FAST, "cpu")
+        warn_of_fallback("generator", VelocitySpec(compile=True), "cpu")
+    both, one = (record.getMessage() for record in caplog.records)
+    assert both.startswith("velocity.precision = bf16 and velocity.compile = true: for a GPU only; training on the CPU")
+    assert one.startswith("generator.compile = true: for a GPU only")
+
+
+def test_a_journal_tells_how_was_trained() -> None:
+    assert describe(ON_CPU.facts()) == "cpu, float32"
+    assert describe(place_training(FAST, GPU).facts()) == "cuda, bf16, compiled"
+    assert describe({"step": 3.0}) == "cpu, float32"  # written before there was another way
+
+
+@pytest.mark.parametrize(("workers", "gpus", "share"), [(2, 4, 1.0), (2, 2, 1.0), (3, 2, 0.5), (4, 1, 0.25)])
+def test_workers_have_a_gpu_each_or_share_evenly(workers: int, gpus: int, share: float) -> None:
+    assert worker_resources(workers=workers, gpus=gpus) == {"CPU": 1.0, "GPU": share}
+    assert workers <= gpus * round(1 / share)  # they all fit
+    assert backend(share) == ("nccl" if share == 1 else "gloo")
+
+
+def test_workers_of_a_cpu_ask_for_no_gpu_and_talk_over_gloo() -> None:
+    assert worker_resources(workers=2, gpus=0) == {"CPU": 1.0}
+    assert backend(0.0) == "gloo"
