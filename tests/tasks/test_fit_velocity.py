@@ -29,7 +29,7 @@ from tasks.specs import DatasetSpec, InterpolantSpec, NetworkSpec, Progress, Tra
 from tasks.training.checkpoint import to_checkpoint
 from tasks.training.device import CPU
 from tasks.training.group import Group, alone
-from tasks.training.loader import Draw, matching_batches
+from tasks.training.loader import Draw, MatchingBatch, matching_batches
 from tasks.training.loop import TrainingState
 from tasks.transport.interpolant import Interpolant
 
@@ -204,6 +204,18 @@ def test_the_mean_of_the_ranks_gradients_is_that_of_the_whole_batch(tmp_path: Pa
 
     ranks = [gradient(Group(rank=rank, world=4, average=lambda _: None)) for rank in range(4)]
     torch.testing.assert_close(torch.stack(ranks).mean(0), gradient(alone()), rtol=1e-4, atol=1e-6)
+
+
+def test_a_rows_loss_counts_by_its_weight() -> None:
+    denoiser = build_denoiser(SMALL.network, (3,), seed=0, interpolant="linear", data_std=1.0).requires_grad_(False)
+    loss = matching_loss(denoiser, Interpolant("linear"), data_std=1.0)
+    x0, x1 = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
+    batch = MatchingBatch(t=torch.tensor([0.2, 0.7]), x0=x0, x1=x1, weight=torch.tensor([1.5, 0.5]), label=None)
+    each = [
+        float(loss(MatchingBatch(t=batch.t[k], x0=x0[k], x1=x1[k], weight=torch.ones(1), label=None)))
+        for k in (slice(0, 1), slice(1, 2))
+    ]
+    assert float(loss(batch)) == pytest.approx((1.5 * each[0] + 0.5 * each[1]) / 2, rel=1e-5)
 
 
 @pytest.mark.slow
