@@ -207,12 +207,10 @@ def _memorised(samples: list[Floats], data: DataStore) -> Distance:
 
 
 def _data_blocks(data: DataStore) -> Iterator[Floats]:
-    """Give all data in data units, some rows at a time."""
+    """Give all data in data units, some rows at a time, mapped anew each time, so that no more stay resident."""
     rows = max(256, min(8192, _BLOCK_VALUES // math.prod(data.dim)))
-    for index in range(data.shards.count):
-        shard = data.view(data.shards.chunk(index))
-        for start in range(0, len(shard), rows):
-            yield _to_data(data, shard[start : start + rows])
+    for start in range(0, data.rows, rows):
+        yield _to_data(data, data.view(Shard(start, min(start + rows, data.rows))))
 
 
 def _velocity(

@@ -14,7 +14,7 @@ from tasks.evaluation.distance import Floats, points, squared_distances, two_sid
 
 Keys = npt.NDArray[np.uint64]
 
-_BLOCK_BYTES = 64 * 2**20  # of one block of distances, or of differences
+_BLOCK_BYTES = 32 * 2**20  # of one block of distances, or of differences
 
 
 def memorised_fraction(samples: Floats, blocks: Iterable[Floats], *, ratio: float = 1 / 3) -> float:
