@@ -24,12 +24,11 @@ from tasks.training.checkpoint import weights_to_bytes
 from tasks.transport.bandwidth import choose_bandwidth
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.kernel_field import HeldPoints, KernelField, Regression
-from tasks.transport.nearest import fit_reduction
+from tasks.transport.nearest import FITTED_ROWS, fit_reduction
 
 logger = logging.getLogger(__name__)
 
 _LEFT_OUT = 2048  # points, at most, whose likelihood under all the others the bandwidth maximises
-_FITTED_ROWS = 8192  # points, at most, that the reduction is fitted to
 
 
 def fit_kernel(
@@ -39,18 +38,17 @@ def fit_kernel(
     data: Path,
     seed: int,
     place: TrainingPlace,
+    classes: int,
     executor: Executor,
 ) -> None:
-    """Choose the bandwidth and publish the kernel of a data store.
+    """Choose the bandwidth and publish the kernel of a data store, told ``classes`` labels apart (0: none).
 
     Raises:
-        InputError: no bandwidth makes the data likely, or labels were asked for and there are none.
+        InputError: no bandwidth makes the data likely.
     """
     store = DataStore(data)
-    if velocity.conditional and not store.classes:
-        raise InputError("velocity.conditional = true needs a dataset with labels, this one has none")
     bandwidth = _bandwidth(velocity.bandwidth, store, seed=seed, executor=executor)
-    sample, _ = _some_rows(store, _FITTED_ROWS, seed=seed)
+    sample, _ = _some_rows(store, FITTED_ROWS, seed=seed)
     reduction = fit_reduction(sample, seed=seed)
     publish_model(
         place.folder,
@@ -58,7 +56,7 @@ def fit_kernel(
             "kind": "kernel",
             "bandwidth": bandwidth,
             "interpolant": interpolant.kind,
-            "classes": len(store.classes) if velocity.conditional else 0,
+            "classes": classes,
             "data": os.path.relpath(data, place.folder),
             "data_digest": store.digest,
             "reach": reduction.reach,

@@ -15,7 +15,7 @@ from storage.journal import read_journal
 from storage.models import StoredModel, publish_model, read_model
 from tasks.executor import Executor, SerialExecutor
 from tasks.fit_kernel import fit_kernel, kernel_field
-from tasks.networks.build import build_denoiser, network_spec_from, require_fitting
+from tasks.networks.build import build_denoiser, network_spec_from
 from tasks.networks.denoiser import Denoiser
 from tasks.networks.spectral import settle_norms
 from tasks.specs import (
@@ -31,7 +31,7 @@ from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import cluster_device, run_distributed
 from tasks.training.device import describe, place_training, warn_of_fallback
 from tasks.training.dropout import reproducible
-from tasks.training.fit import fit, is_published, resume
+from tasks.training.fit import fit, is_published, require_network, resume
 from tasks.training.group import Group
 from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible
 from tasks.transport.field import VelocityField
@@ -93,6 +93,7 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
                     data=request.data,
                     seed=request.seed,
                     place=request.place,
+                    classes=_class_count(request, DataStore(request.data)),
                     executor=executor or SerialExecutor(),
                 )
             case "network":
@@ -114,10 +115,7 @@ def _train(request: VelocityRequest, *, progress: Progress) -> float:
     spec, store = request.velocity, DataStore(request.data)
     require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
     _class_count(request, store)
-    try:
-        require_fitting(spec.network, store.dim)
-    except ValueError as error:
-        raise InputError(f"velocity.{error}") from error
+    require_network("velocity", spec.network, store.dim)
     device = cluster_device(request.device)
     warn_of_fallback("velocity", spec, device)
     return run_distributed(
@@ -194,7 +192,7 @@ def matching_loss(
 
 
 def _class_count(request: VelocityRequest, store: DataStore) -> int:
-    """Give the number of classes that the network is conditioned on; 0 for none."""
+    """Give the number of classes that the velocity is conditioned on; 0 for none."""
     if request.velocity.conditional and not store.classes:
         raise InputError(
             f"velocity.conditional = true needs labels, and dataset.kind = {request.dataset.kind} has none here"

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from storage.data import DataStore
-from storage.errors import InputError
 from storage.journal import read_journal
 from storage.models import read_model
 from storage.stream import PairBatch, PairStream, Place, StreamSpec
 from storage.trajectories import TrajectoryStore
 from tasks.fit_velocity import build_stored_denoiser
-from tasks.networks.build import build_generator, network_spec_from, require_fitting, warm_start
+from tasks.networks.build import build_generator, network_spec_from, warm_start
 from tasks.networks.generator import Generator
 from tasks.networks.spectral import settle_norms
 from tasks.specs import GeneratorSpec, Progress, TrainingPlace
@@ -24,7 +23,7 @@ from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import cluster_device, run_distributed
 from tasks.training.device import describe, place_training, warn_of_fallback
 from tasks.training.dropout import reproducible
-from tasks.training.fit import fit, is_published, resume
+from tasks.training.fit import fit, is_published, require_network, resume
 from tasks.training.group import Group
 from tasks.training.loop import TrainingState
 from tasks.transport.losses import TwoTimeMap, characteristic_fitting_loss, semigroup_loss
@@ -67,10 +66,7 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
     """
     startup = 0.0
     if not is_published(request.place):
-        try:
-            require_fitting(request.generator.network, DataStore(request.data).dim)
-        except ValueError as error:
-            raise InputError(f"generator.{error}") from error
+        require_network("generator", request.generator.network, DataStore(request.data).dim)
         device = cluster_device(request.device)
         warn_of_fallback("generator", request.generator, device)
         startup = run_distributed(

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from storage.checkpoints import CheckpointFolder
+from storage.errors import InputError
 from storage.journal import Journal
 from storage.models import has_model, publish_model, read_model
-from tasks.specs import OptimiserSpec, TrainingPlace
+from tasks.networks.build import require_fitting
+from tasks.specs import NetworkSpec, OptimiserSpec, TrainingPlace
 from tasks.training.checkpoint import restore, to_checkpoint, weights_to_bytes
 from tasks.training.device import ON_CPU, Placement
 from tasks.training.feed import Feed
@@ -19,6 +21,18 @@ from tasks.training.loop import Log, TrainingState, begin, train
 Batch = TypeVar("Batch")
 
 _CHECKPOINTS = 10  # over a training
+
+
+def require_network(section: str, network: NetworkSpec, dim: tuple[int, ...]) -> None:
+    """Refuse, before any worker starts, a section's network that cannot take states of shape ``dim``.
+
+    Raises:
+        InputError: as :func:`tasks.networks.build.require_fitting` says, with the section's name.
+    """
+    try:
+        require_fitting(network, dim)
+    except ValueError as error:
+        raise InputError(f"{section}.{error}") from error
 
 
 def is_published(place: TrainingPlace) -> bool:

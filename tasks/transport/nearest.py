@@ -15,7 +15,7 @@ from torch import Tensor
 from tasks.transport.kernel import NEGLIGIBLE, Leaf, Partial, Queries, sum_leaf
 
 DIRECTIONS = 64
-_FITTED_ROWS = 8192  # rows whose principal directions are taken
+FITTED_ROWS = 8192  # rows whose principal directions are taken
 _COMPARED_ROWS = 1024  # rows whose mutual distances tell where the search pays
 _REACHED_SHARE = 1e-3  # of the points, that may lie in reach of a query for the search to pay
 _TILE_ROWS = 256
@@ -47,7 +47,7 @@ def fit_reduction(x: Tensor, *, seed: int) -> Reduction:
         return Reduction(directions=torch.empty(size, 0), reach=0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _, _, directions = torch.svd_lowrank(x[:_FITTED_ROWS].to(torch.float32), q=DIRECTIONS, niter=2)
+        _, _, directions = torch.svd_lowrank(x[:FITTED_ROWS].to(torch.float32), q=DIRECTIONS, niter=2)
     reduction = Reduction(directions=directions.contiguous(), reach=0.0)
     some = reduction.reduce(x[:_COMPARED_ROWS]).to(torch.float64)
     squares = torch.pdist(some).square().sort().values
