@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Two processes; what starts Ray is one group, so that no two clusters fight for the cores.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 .PHONY: demo test test-quick lint clean
 
@@ -9,10 +11,10 @@ demo: $(READY)
 	@$(BIN)/charflow run digits
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-quick: lint
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -193,8 +193,14 @@ def _serve(listener: socket.socket, *, home: Path) -> None:
     _ensure_database(path)
     with temporary_settings({"server.database.connection_url": _sqlite_url(path)}):
         app = create_app(ephemeral=True, final=True)
+        logging.getLogger("prefect.server.services.task_run_recorder").addFilter(_is_no_cancelled_flush)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _is_no_cancelled_flush(record: logging.LogRecord) -> bool:
+    """Drops one traceback: the recorder, ending, cancels the flush it is in and writes the same events once more."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _main() -> NoReturn:

@@ -11,16 +11,16 @@ import pytest
 
 from tests.end_to_end.command import TINY, charflow, charflow_json, integrate_here, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 CHANGES = (
     "dataset.count=500",
-    "trajectories.count=6000",
+    "trajectories.count=3000",
     "trajectories.chunk_rows=100",
     "trajectories.sub_batch=1",  # slow enough to be caught in the middle
     "trajectories.steps=8",
 )
-CHUNKS = 60
+CHUNKS = 30
 
 
 def committed(root: Path) -> int:

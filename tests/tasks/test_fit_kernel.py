@@ -144,7 +144,7 @@ def test_the_bandwidth_of_a_gaussian_in_the_plane_is_near_the_rule_of_thumb(tmp_
 def test_the_bandwidth_does_not_depend_on_the_shards(tmp_path: Path) -> None:
     found = []
     for shards in (1, 4):
-        dataset = DatasetSpec(kind="moons", count=5000, shards=shards)
+        dataset = DatasetSpec(kind="moons", count=2000, shards=shards)
         request = request_of(tmp_path / str(shards), dataset, bandwidth="loo")
         fit_velocity(request, progress=silent, executor=Backwards())
         found.append(read_model(request.place.folder).spec["bandwidth"])
@@ -212,6 +212,7 @@ def test_a_kernel_of_bandwidth_zero_arrives_at_the_points_of_each_rows_class(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_ray_tasks_sum_the_shards_to_the_same_bytes(tmp_path: Path, arrays: Path) -> None:
     request = request_of(tmp_path, DatasetSpec(kind="npz", path=str(arrays), shards=3), bandwidth="loo")
     fitted(request)
