@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 import flows
 import storage
@@ -20,3 +22,21 @@ torch.set_num_threads(1)
 # no deadline, because a busy machine is no failure; derandomised, because a red build must be red again
 settings.register_profile("charflow", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("charflow")
+
+USE_RAY = (
+    "tests/end_to_end/",
+    "tests/tasks/test_executor.py",
+    "tests/tasks/test_fit_kernel.py",
+    "tests/tasks/training/test_ddp.py",
+)
+
+
+class OneClusterAtATime(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands whole files to processes, and all files that start Ray to one, because two clusters fight for the cores."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith(USE_RAY) else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return OneClusterAtATime(config, log)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.end_to_end.command import TINY, charflow, charflow_json, integrate_here, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 CHANGES = (
     "dataset.count=500",

@@ -9,7 +9,7 @@ import zarr
 
 from tests.end_to_end.command import TINY, charflow, charflow_json, integrate_here
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 STEPS = ["ingest", "fit_velocity", "integrate", "train_generator", "evaluate"]
 

@@ -73,14 +73,12 @@ def test_a_serial_executor_gives_every_result_and_the_first_error() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_ray_executor_gives_every_result_and_the_first_error_as_it_was_raised(cluster: RayExecutor) -> None:
     check_maps(cluster)
     check_fails(cluster)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_session_is_a_cluster_of_its_own_on_loopback(cluster: RayExecutor) -> None:
     import ray
 
@@ -90,7 +88,6 @@ def test_a_session_is_a_cluster_of_its_own_on_loopback(cluster: RayExecutor) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_what_has_not_begun_is_never_begun_once_nobody_asks(cluster: RayExecutor, tmp_path: Path) -> None:
     markers = [tmp_path / str(k) for k in range(40)]
     results = cluster.map(mark_slowly, markers)
@@ -101,13 +98,11 @@ def test_what_has_not_begun_is_never_begun_once_nobody_asks(cluster: RayExecutor
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_task_whose_worker_was_killed_runs_again(cluster: RayExecutor, tmp_path: Path) -> None:
     assert len(list(cluster.map(die_once, [tmp_path / "marker"]))) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_session_leaves_the_signal_handlers_as_it_found_them(cluster: RayExecutor) -> None:
     assert signal.getsignal(signal.SIGTERM) is our_handler
     assert list(cluster.map(double, [1])) == [2]

@@ -212,7 +212,6 @@ def test_a_kernel_of_bandwidth_zero_arrives_at_the_points_of_each_rows_class(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_ray_tasks_sum_the_shards_to_the_same_bytes(tmp_path: Path, arrays: Path) -> None:
     request = request_of(tmp_path, DatasetSpec(kind="npz", path=str(arrays), shards=3), bandwidth="loo")
     fitted(request)

@@ -18,7 +18,7 @@ from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, 
 from tasks.training.ddp import UNUSED_CALLBACKS, run_distributed
 from tasks.training.group import Group
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
