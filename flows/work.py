@@ -38,8 +38,8 @@ def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> A
     return summary
 
 
-def _ingest(run: Run, _: Executor, __: Progress) -> Any:
-    return ingest(run.config.dataset, seed=run.config.seed, path=run.paths.data)
+def _ingest(run: Run, _: Executor, progress: Progress) -> Any:
+    return ingest(run.config.dataset, seed=run.config.seed, path=run.paths.data, progress=progress)
 
 
 def _fit_velocity(run: Run, executor: Executor, progress: Progress) -> Any:
@@ -52,6 +52,7 @@ def _fit_velocity(run: Run, executor: Executor, progress: Progress) -> Any:
         data=run.holder("ingest").data,
         place=TrainingPlace(folder=run.paths.velocity, key=run.keys["fit_velocity"]),
         device=run.config.compute.device,
+        generator=run.config.generator.network if "train_generator" in run.pending else None,
     )
     return fit_velocity(request, executor=executor, progress=progress)
 

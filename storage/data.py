@@ -98,22 +98,36 @@ class Standardisation:
 
 
 def ingest_dataset(
-    path: Path, dataset: Dataset, *, source: dict[str, Any], shards: int, standardise: bool
+    path: Path,
+    dataset: Dataset,
+    *,
+    source: dict[str, Any],
+    shards: int,
+    standardise: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "DataStore":
     """Write a dataset as a standardised store in two passes, holding one block of rows at a time.
 
     Vectors are scaled coordinate by coordinate; images by one scale for all pixels, which share their units. What is
     wrong with the data shows in the first pass, before anything is written; should the second fail, what it wrote is
-    removed.
+    removed. ``progress`` hears of rows read, (done, total), where each is read twice.
 
     Raises:
         InputError: the dataset is empty, or has a value that is not finite, or a label that is no class.
     """
     if dataset.rows < 1:
         raise InputError("dataset is empty; it needs at least one row")
-    survey = _survey(dataset, is_standardised=standardise)
+    total = 2 * dataset.rows
+    survey = _survey(dataset, is_standardised=standardise, seen=lambda row: progress(row, total))
     try:
-        _write(path, dataset, survey, source=source, grid=even_shards(dataset.rows, shards=shards))
+        _write(
+            path,
+            dataset,
+            survey,
+            source=source,
+            grid=even_shards(dataset.rows, shards=shards),
+            seen=lambda row: progress(dataset.rows + row, total),
+        )
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
@@ -130,14 +144,14 @@ class _Survey:
     class_shares: Moments
 
 
-def _survey(dataset: Dataset, *, is_standardised: bool) -> _Survey:
+def _survey(dataset: Dataset, *, is_standardised: bool, seen: Callable[[int], None]) -> _Survey:
     """Check every row and give the moments, whose bits do not depend on the shards.
 
     Sums are in float64 about the first block's mean, which keeps them accurate.
     """
     shift, total, square = np.zeros(dataset.dim), np.zeros(dataset.dim), np.zeros(dataset.dim)
     counts = np.zeros(len(dataset.classes) if dataset.has_labels else 0, np.int64)
-    for block, values, labels in _read_blocks(dataset, Shard(0, dataset.rows)):
+    for block, values, labels in _read_blocks(dataset, Shard(0, dataset.rows), seen):
         _require_finite(dataset, block, values)
         wide = values.astype(np.float64)
         if block.start == 0:
@@ -185,19 +199,30 @@ def _counted(dataset: Dataset, block: Shard, labels: Labels, counts: npt.NDArray
     return found
 
 
-def _read_blocks(dataset: Dataset, rows: Shard) -> Iterator[tuple[Shard, Values, Labels | None]]:
-    """Read a range of rows in order, a block at a time."""
+def _read_blocks(
+    dataset: Dataset, rows: Shard, seen: Callable[[int], None]
+) -> Iterator[tuple[Shard, Values, Labels | None]]:
+    """Read a range of rows in order, a block at a time, and tell up to which row the caller is through."""
     size = _block_rows(dataset.dim)
     for start in range(rows.start, rows.stop, size):
         block = Shard(start, min(start + size, rows.stop))
         yield block, *dataset.read(block.start, block.stop)
+        seen(block.stop)
 
 
 def _block_rows(dim: tuple[int, ...]) -> int:
     return default_chunk_rows(4 * max(1, math.prod(dim)), chunk_bytes=_BLOCK_BYTES)
 
 
-def _write(path: Path, dataset: Dataset, survey: _Survey, *, source: dict[str, Any], grid: ChunkGrid) -> None:
+def _write(
+    path: Path,
+    dataset: Dataset,
+    survey: _Survey,
+    *,
+    source: dict[str, Any],
+    grid: ChunkGrid,
+    seen: Callable[[int], None],
+) -> None:
     """Lay out the store, write its shards, and last the attributes that make it whole."""
     group = zarr.create_group(path, zarr_format=3, overwrite=True)
     arrays = {"x": _lay_out(group, "x", grid, dtype="float32", dim=dataset.dim)}
@@ -207,7 +232,7 @@ def _write(path: Path, dataset: Dataset, survey: _Survey, *, source: dict[str, A
     for index in range(grid.count):
         with ExitStack() as files:
             append = {name: files.enter_context(_open_shard(path, array, index)) for name, array in arrays.items()}
-            for _, values, labels in _read_blocks(dataset, grid.chunk(index)):
+            for _, values, labels in _read_blocks(dataset, grid.chunk(index), seen):
                 rows: dict[str, npt.NDArray[Any]] = {"x": survey.standardisation.to_standard(values)}
                 if labels is not None:
                     rows["label"] = labels

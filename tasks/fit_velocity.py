@@ -22,6 +22,7 @@ from tasks.specs import (
     ORACLE_KINDS,
     DatasetSpec,
     InterpolantSpec,
+    NetworkSpec,
     Progress,
     TargetSpec,
     TrainingPlace,
@@ -30,7 +31,6 @@ from tasks.specs import (
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import cluster_device, run_distributed
 from tasks.training.device import describe, place_training, warn_of_fallback
-from tasks.training.dropout import reproducible
 from tasks.training.fit import fit, is_published, require_network, resume
 from tasks.training.group import Group
 from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible
@@ -55,6 +55,7 @@ class VelocityRequest:
     data: Path  # the ingested store
     place: TrainingPlace
     device: str = "cpu"  # auto, cpu or cuda
+    generator: NetworkSpec | None = None  # to be trained on its trajectories; refused here, not hours later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +80,13 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
 
     Raises:
         InputError: an oracle was asked for a target that has none, labels of a dataset that has none, a GPU where
-            there is none, a network that cannot take the data, or shards, batch and workers that do not fit.
+            there is none, a network that cannot take the data (the generator's as well), or shards, batch and workers
+            that do not fit.
     """
     startup = 0.0
     if not is_published(request.place):
+        if request.generator is not None:
+            require_network("generator", request.generator, DataStore(request.data).dim)
         match request.velocity.kind:
             case "oracle":
                 _publish_oracle(request)
@@ -156,18 +160,14 @@ def train_velocity(request: VelocityRequest, group: Group) -> None:
     fit(
         state,
         matching_batches(store, draw, step=state.step, group=group),
-        reproducible(
-            matching_loss(denoiser, Interpolant(kind), data_std=store.std),
-            state,
-            seed=request.seed,
-            group=group,
-            dropout=network.dropout,
-        ),
+        matching_loss(denoiser, Interpolant(kind), data_std=store.std),
         spec,
         stream_place=dict,
         place=request.place,
         model_spec=model_spec,
         group=group,
+        seed=request.seed,
+        dropout=network.dropout,
         placement=placement,
     )
 

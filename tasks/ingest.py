@@ -9,7 +9,7 @@ import numpy as np
 from storage.data import Dataset, DataStore, Labels, Values, ingest_dataset
 from storage.datasets.resolve import open_dataset
 from storage.specs import SourceSpec
-from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, TargetSpec
+from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, Progress, TargetSpec
 from tasks.transport.noise import DATA
 from tasks.transport.synthetic import draw
 
@@ -51,13 +51,16 @@ class SyntheticDataset:
         return draw(self._target, start, stop, seed=self._seed, stream=DATA).numpy().astype(np.float32)
 
 
-def ingest(spec: DatasetSpec, *, seed: int, path: Path) -> DataSummary:
+def ingest(
+    spec: DatasetSpec, *, seed: int, path: Path, progress: Progress = lambda done, total, words: None
+) -> DataSummary:
     """Write the dataset of a run.
 
     Args:
         spec: which data, how many shards, whether to standardise.
         seed: of a synthetic target's draws.
         path: of the store to be made; a half-made one is replaced.
+        progress: told of rows read; each is read twice, to survey it and to write it.
 
     Raises:
         InputError: the data cannot be read, or a value is not finite, or a label is no class.
@@ -68,6 +71,7 @@ def ingest(spec: DatasetSpec, *, seed: int, path: Path) -> DataSummary:
         source=asdict(spec),
         shards=spec.shards,
         standardise=spec.standardise,
+        progress=lambda done, total: progress(done, total, "rows, each read twice"),
     )
     logger.info("ingested %d rows of shape %s in %d shards", store.rows, store.dim, store.shards.count)
     return summarise_data(store)

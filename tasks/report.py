@@ -8,6 +8,7 @@ from storage.trajectories import Floats
 from tasks.evaluation import plots
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
+from tasks.evaluation.paper import DARK, LIGHT, Theme
 from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, StepRow
 from tasks.sample import image_shape
 from tasks.specs import ReportFacts
@@ -175,5 +176,5 @@ def _metric(found: Distance, words: Mapping[str, str]) -> Metric:
     )
 
 
-def _figure(name: str, title: str, draw: Callable[[plots.Theme], bytes]) -> Figure:
-    return Figure(name=name, title=title, png=draw(plots.LIGHT), dark_png=draw(plots.DARK))
+def _figure(name: str, title: str, draw: Callable[[Theme], bytes]) -> Figure:
+    return Figure(name=name, title=title, png=draw(LIGHT), dark_png=draw(DARK))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.checks import as_tuple, require, require_at_least, require_one_of, require_positive, shown
+
 INTERPOLANT_KINDS = ("linear", "foellmer", "trigonometric", "vp")
 SYNTHETIC_KINDS = ("gaussian", "mixture", "moons", "swiss_roll", "checkerboard", "rings")
 ORACLE_KINDS = ("gaussian", "mixture")
@@ -44,6 +46,7 @@ KEYS_OF_VELOCITY: dict[str, frozenset[str]] = {
         "network",
         "steps",
         "batch_size",
+        "micro_batch_size",
         "learning_rate",
         "workers",
         "warmup",
@@ -58,37 +61,6 @@ KEYS_OF_VELOCITY: dict[str, frozenset[str]] = {
 KEYS_OF_NETWORK: dict[str, frozenset[str]] = dict.fromkeys(
     ("width", "depth", "fourier", "fourier_scale"), frozenset({"mlp"})
 ) | dict.fromkeys(("channels", "multipliers", "blocks", "attention", "dropout"), frozenset({"unet"}))
-
-
-def require(is_valid: bool, message: str) -> None:
-    """Raise ``ValueError(message)`` unless valid."""
-    if not is_valid:
-        raise ValueError(message)
-
-
-def require_one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` that names the key, the value and what is allowed, unless it is one of them."""
-    require(value in allowed, f"{key} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def require_at_least(key: str, value: float, least: float) -> None:
-    """Raise ``ValueError`` unless ``value >= least``."""
-    require(value >= least, f"{key} must be at least {least:g}, got {value:g}")
-
-
-def require_positive(key: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value > 0``."""
-    require(value > 0, f"{key} must be positive, got {value:g}")
-
-
-def as_tuple(value: float | tuple[float, ...], *, dim: int = 1) -> tuple[float, ...]:
-    """Give a list of numbers, a single number repeated ``dim`` times."""
-    return value if isinstance(value, tuple) else (value,) * dim
-
-
-def shown(value: float | tuple[float, ...]) -> str:
-    """Give a number or a list of numbers as a person would write it."""
-    return f"[{', '.join(f'{v:g}' for v in value)}]" if isinstance(value, tuple) else f"{value:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +179,12 @@ class OptimiserSpec:
     warmup: int
     ema: float
     clip: float
+    micro_batch_size: int = 0
 
     def __post_init__(self) -> None:
         require_at_least(f"{self.section}.steps", self.steps, 1)
         require_at_least(f"{self.section}.batch_size", self.batch_size, 1)
+        require_at_least(f"{self.section}.micro_batch_size", self.micro_batch_size, 0)
         require_positive(f"{self.section}.learning_rate", self.learning_rate)
         require_at_least(f"{self.section}.workers", self.workers, 1)
         require_at_least(f"{self.section}.warmup", self.warmup, 0)
@@ -232,6 +206,7 @@ class VelocitySpec:
     network: NetworkSpec = NetworkSpec()
     steps: int = 4000  # optimiser steps
     batch_size: int = 1024  # global, over all workers
+    micro_batch_size: int = 0  # rows that a worker computes at once, which bounds its memory; 0: its whole batch
     learning_rate: float = 1e-3  # peak, after the warm-up and before the cosine
     workers: int = 2  # Ray Train workers
     warmup: int = 200  # optimiser steps
@@ -298,6 +273,7 @@ class GeneratorSpec:
     network: NetworkSpec = NetworkSpec()
     steps: int = 4000  # optimiser steps
     batch_size: int = 2048  # global, over all workers
+    micro_batch_size: int = 0  # rows that a worker computes at once, which bounds its memory; 0: its whole batch
     learning_rate: float = 1e-3
     workers: int = 2
     warmup: int = 200
@@ -334,6 +310,7 @@ def optimiser_of(section: str, spec: VelocitySpec | GeneratorSpec) -> OptimiserS
         warmup=spec.warmup,
         ema=spec.ema,
         clip=spec.clip,
+        micro_batch_size=spec.micro_batch_size,
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,8 @@ from tasks.specs import GeneratorSpec, Progress, TrainingPlace
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import cluster_device, run_distributed
 from tasks.training.device import describe, place_training, warn_of_fallback
-from tasks.training.dropout import reproducible
 from tasks.training.fit import fit, is_published, require_network, resume
 from tasks.training.group import Group
-from tasks.training.loop import TrainingState
 from tasks.transport.losses import TwoTimeMap, characteristic_fitting_loss, semigroup_loss
 from tasks.transport.noise import TRAINING
 
@@ -132,36 +130,28 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
     }
     fit(
         state,
-        _as_torch(stream),
-        reproducible(
-            fitting_loss(generator, request, state, group),
-            state,
-            seed=request.seed,
-            group=group,
-            dropout=request.generator.network.dropout,
-        ),
+        _as_torch(stream, request, step=state.step, rank=group.rank),
+        fitting_loss(generator, semigroup=request.generator.semigroup),
         spec,
         stream_place=lambda: asdict(stream.place),
         place=request.place,
         model_spec=model_spec,
         group=group,
+        seed=request.seed,
+        dropout=request.generator.network.dropout,
         placement=placement,
     )
 
 
-def fitting_loss(
-    generator: Generator, request: GeneratorRequest, state: TrainingState, group: Group
-) -> Callable[["TorchPairs"], Tensor]:
+def fitting_loss(generator: Generator, *, semigroup: float) -> Callable[["TorchPairs"], Tensor]:
     """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device."""
-    weight = request.generator.semigroup
 
     def loss(batch: TorchPairs) -> Tensor:
         given = labelled(generator, batch.label)
         rows = characteristic_fitting_loss(given, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
-        if weight > 0:
-            share = _between(request.seed, step=state.step, rank=group.rank, rows=len(rows)).to(batch.t.device)
-            r = batch.t + share * (batch.s - batch.t)
-            rows = rows + weight * semigroup_loss(given, t=batch.t, r=r, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
+        if batch.r is not None:
+            penalty = semigroup_loss(given, t=batch.t, r=batch.r, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
+            rows = rows + semigroup * penalty
         return rows.mean() / batch.x_t[0].numel()
 
     return loss
@@ -176,6 +166,7 @@ class TorchPairs:
     t: Tensor  # [batch]
     s: Tensor  # [batch]
     label: Tensor | None  # [batch] int64; -1: none
+    r: Tensor | None = None  # [batch] between t and s, where the semigroup penalty is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +218,13 @@ def _between(seed: int, *, step: int, rank: int, rows: int) -> Tensor:
     return torch.from_numpy(rng.random(rows, dtype=np.float32))
 
 
-def _as_torch(stream: PairStream) -> Iterator[TorchPairs]:
-    for batch in stream:
-        yield _convert(batch)
+def _as_torch(stream: PairStream, request: GeneratorRequest, *, step: int, rank: int) -> Iterator[TorchPairs]:
+    for now, batch in enumerate(stream, start=step):
+        pairs = _convert(batch)
+        if request.generator.semigroup > 0:
+            share = _between(request.seed, step=now, rank=rank, rows=len(pairs.t))
+            pairs = replace(pairs, r=pairs.t + share * (pairs.s - pairs.t))
+        yield pairs
 
 
 def _convert(batch: PairBatch) -> TorchPairs:

@@ -5,68 +5,29 @@ Each function draws on the paper of a theme; a page that follows its reader's sc
 Figures are objects of their own: no pyplot, no global state, any thread. Equal arguments give equal bytes.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from tasks.evaluation.distance import Floats, two_sides
 from tasks.evaluation.mosaic import Limits, channels_last, gap, mosaic, shades
+from tasks.evaluation.paper import DPI, LIGHT, SMALL, TEXT, WIDTH, Theme, blank_figure, set_titles, strip_frame, to_png
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps and losses
 
-DPI = 200
-WIDTH = 8.0  # of every figure but the images', in inches
 MAX_IMAGES = 1024  # of a grid
 _PAIR_COLUMNS = 8  # a side, of a grid pair
 _STRIP_TIMES = 9
 _MARGINALS = 6
 _MAX_PATHS = 400
 _BINS = 48
-_TEXT, _SMALL = 9.5, 8.0  # points
 _MARGIN, _BAND, _MAX_TILE = 20, 50, 120  # pixels about images, above them for labels, and of one enlarged image
-
-
-@dataclass(frozen=True, kw_only=True)
-class Theme:
-    """Colours of a picture, each ``#rrggbb``."""
-
-    paper: str
-    ink: str
-    muted: str  # labels of axes
-    rule: str  # hairlines
-    data: str
-    samples: str
-    noise: str  # the colour of t = 0
-
-
-LIGHT = Theme(
-    paper="#fdfcfa",
-    ink="#23282e",
-    muted="#6d747c",
-    rule="#dcd9d2",
-    data="#7f8fa4",
-    samples="#b4472e",
-    noise="#dcc9a0",
-)
-DARK = Theme(
-    paper="#16191d",
-    ink="#e8e5df",
-    muted="#959ca5",
-    rule="#343a41",
-    data="#7e90a8",
-    samples="#f0886a",
-    noise="#5d5440",
-)
 
 
 def scatter_pair(data: Floats, samples: Floats, *, theme: Theme = LIGHT) -> bytes:
@@ -77,26 +38,26 @@ def scatter_pair(data: Floats, samples: Floats, *, theme: Theme = LIGHT) -> byte
     """
     left, right = _planar(data, samples)
     box = _box(left, right)
-    figure = _figure(WIDTH, _height(box, WIDTH / 2), theme)
+    figure = blank_figure(WIDTH, _height(box, WIDTH / 2), theme)
     for axes, x, title, colour in zip(
         figure.subplots(1, 2), (left, right), ("Data", "One-step samples"), (theme.data, theme.samples), strict=True
     ):
         _dots(axes, x, colour)
         _plane(axes, box, theme)
-        _title(axes, title, f"{len(x):,} points", theme)
-    return _png(figure)
+        set_titles(axes, title, f"{len(x):,} points", theme)
+    return to_png(figure)
 
 
 def scatter(x: Floats, *, theme: Theme = LIGHT) -> bytes:
     """Draw points in the plane, ``x [n, 2]``; raises ``ValueError`` where they are not in the plane, or not finite."""
     x, _ = _planar(x, x)
     box = _box(x)
-    figure = _figure(WIDTH / 2, _height(box, WIDTH / 2), theme)
+    figure = blank_figure(WIDTH / 2, _height(box, WIDTH / 2), theme)
     axes = figure.subplots()
     _dots(axes, x, theme.samples)
     _plane(axes, box, theme)
-    _title(axes, "One-step samples", f"{len(x):,} points", theme)
-    return _png(figure)
+    set_titles(axes, "One-step samples", f"{len(x):,} points", theme)
+    return to_png(figure)
 
 
 def trajectories_2d(states: Floats, data: Floats, *, theme: Theme = LIGHT) -> bytes:
@@ -110,7 +71,7 @@ def trajectories_2d(states: Floats, data: Floats, *, theme: Theme = LIGHT) -> by
     flat, data = _planar(states.reshape(-1, states.shape[-1]), data)
     paths = flat.reshape(*states.shape)[:_MAX_PATHS]
     box = _box(paths.reshape(-1, 2), data)
-    figure = _figure(WIDTH, _height(box, 0.8 * WIDTH), theme)
+    figure = blank_figure(WIDTH, _height(box, 0.8 * WIDTH), theme)
     axes = figure.subplots()
     _density(axes, data, box, theme)
     colours = _time_colours(theme)
@@ -124,7 +85,7 @@ def trajectories_2d(states: Floats, data: Floats, *, theme: Theme = LIGHT) -> by
     axes.scatter(end[:, 0], end[:, 1], s=8, color=theme.samples, linewidths=0, zorder=4)
     _plane(axes, box, theme)
     _time_key(axes, colours, theme)
-    return _png(figure)
+    return to_png(figure)
 
 
 def marginals(data: Floats, samples: Floats, *, theme: Theme = LIGHT) -> bytes:
@@ -212,12 +173,12 @@ def loss_curves(curves: Mapping[str, Curve], *, theme: Theme = LIGHT) -> bytes:
     """
     if not curves:
         raise ValueError("there must be a loss curve to draw, got none")
-    figure = _figure(WIDTH, 2.6 if len(curves) > 1 else 3.0, theme)
+    figure = blank_figure(WIDTH, 2.6 if len(curves) > 1 else 3.0, theme)
     for axes, (name, (steps, loss)) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
     ):
         _curve(axes, name, np.asarray(steps, float), np.asarray(loss, float), theme)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _curve(axes: Axes, name: str, steps: Floats, loss: Floats, theme: Theme) -> None:
@@ -236,9 +197,9 @@ def _curve(axes: Axes, name: str, steps: Floats, loss: Floats, theme: Theme) -> 
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.grid(axis="y", color=theme.rule, linewidth=0.6)
-    _bare(axes, theme)
-    axes.set_xlabel("optimiser step", color=theme.muted, fontsize=_SMALL)
-    _title(axes, name, f"last {smooth[-1]:.3g}", theme)
+    strip_frame(axes, theme)
+    axes.set_xlabel("optimiser step", color=theme.muted, fontsize=SMALL)
+    set_titles(axes, name, f"last {smooth[-1]:.3g}", theme)
 
 
 def _histograms(sides: Mapping[str, Floats], theme: Theme) -> bytes:
@@ -246,19 +207,19 @@ def _histograms(sides: Mapping[str, Floats], theme: Theme) -> bytes:
     shown = min(d, _MARGINALS)
     columns = 2 if shown == 4 else min(shown, 3)
     rows = math.ceil(shown / columns)
-    figure = _figure(WIDTH, 1.0 + 2.1 * rows if shown > 1 else 3.6, theme)
+    figure = blank_figure(WIDTH, 1.0 + 2.1 * rows if shown > 1 else 3.6, theme)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for k, axes in enumerate(panels):
         if k >= shown:
             axes.set_axis_off()
             continue
         _overlay(axes, {name: x[:, k] for name, x in sides.items()}, theme)
-        _title(axes, f"Coordinate {k + 1} of {d}" if d > 1 else "Density", "", theme)
+        set_titles(axes, f"Coordinate {k + 1} of {d}" if d > 1 else "Density", "", theme)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=_TEXT, labelcolor=theme.ink
+        handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=TEXT, labelcolor=theme.ink
     )
-    return _png(figure)
+    return to_png(figure)
 
 
 def _overlay(axes: Axes, sides: Mapping[str, Floats], theme: Theme) -> None:
@@ -276,18 +237,7 @@ def _overlay(axes: Axes, sides: Mapping[str, Floats], theme: Theme) -> None:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    _bare(axes, theme)
-
-
-def _figure(width: float, height: float, theme: Theme) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.05, hspace=0.06)
-    return Figure(figsize=(width, height), dpi=DPI, facecolor=theme.paper, layout=layout)
-
-
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return out.getvalue()
+    strip_frame(axes, theme)
 
 
 def _planar(x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -358,7 +308,7 @@ def _time_key(axes: Axes, colours: Colormap, theme: Theme) -> None:
     key.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto")
     key.set_axis_off()
     for x, text, align in ((0.0, "noise", "left"), (0.28, "sample", "right")):
-        axes.text(x, 1.055, text, transform=axes.transAxes, ha=align, va="bottom", color=theme.muted, fontsize=_SMALL)
+        axes.text(x, 1.055, text, transform=axes.transAxes, ha=align, va="bottom", color=theme.muted, fontsize=SMALL)
 
 
 def _plane(axes: Axes, box: Floats, theme: Theme) -> None:
@@ -368,22 +318,7 @@ def _plane(axes: Axes, box: Floats, theme: Theme) -> None:
     axes.set_aspect("equal")
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    _bare(axes, theme)
-
-
-def _bare(axes: Axes, theme: Theme) -> None:
-    """Leave of the frame a hairline below."""
-    axes.set_facecolor(theme.paper)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(theme.rule)
-    axes.tick_params(length=0, colors=theme.muted, labelsize=_SMALL, pad=4)
-
-
-def _title(axes: Axes, title: str, remark: str, theme: Theme) -> None:
-    axes.set_title(title, loc="left", color=theme.ink, fontsize=_TEXT, pad=8)
-    axes.set_title(remark, loc="right", color=theme.muted, fontsize=_SMALL, pad=8)
+    strip_frame(axes, theme)
 
 
 def _scale(width: int, tile: int) -> int:
@@ -400,5 +335,5 @@ def _picture(tiles: Floats, *, tile: int, labels: Mapping[int, str], theme: Them
     figure.figimage(pixels, xo=_MARGIN, yo=_MARGIN)
     for left, text in labels.items():
         x, y = (_MARGIN + left * scale) / width, (_MARGIN + pixels.shape[0] + 18) / height
-        figure.text(x, y, text, color=theme.ink, fontsize=_TEXT, ha="left", va="bottom")
-    return _png(figure)
+        figure.text(x, y, text, color=theme.ink, fontsize=TEXT, ha="left", va="bottom")
+    return to_png(figure)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tasks.evaluation.distance import Distance
-from tasks.evaluation.plots import DARK, LIGHT
+from tasks.evaluation.paper import DARK, LIGHT
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _PNG = b"\x89PNG\r\n\x1a\n"

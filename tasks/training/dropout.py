@@ -13,21 +13,23 @@ from tasks.training.loop import TrainingState
 from tasks.transport.noise import TRAINING
 
 Batch = TypeVar("Batch")
-Loss = Callable[[Batch], Tensor]
+Backward = Callable[[Batch], Tensor]
 
 _DROPOUT = 2  # last word of the counter; training uses 0 to 3 (loader.py)
 
 
-def reproducible(loss: Loss[Batch], state: TrainingState, *, seed: int, group: Group, dropout: float) -> Loss[Batch]:
-    """Give the loss, computed under a generator that is set anew each step; as it is for a network without dropout."""
-    return partial(_seeded, loss, state, seed, group) if dropout > 0 else loss
+def reproducible(
+    backward: Backward[Batch], state: TrainingState, *, seed: int, group: Group, dropout: float
+) -> Backward[Batch]:
+    """Give a step's passes under a generator that is set anew each step; as they are for a network without dropout."""
+    return partial(_seeded, backward, state, seed, group) if dropout > 0 else backward
 
 
-def _seeded(loss: Loss[Batch], state: TrainingState, seed: int, group: Group, batch: Batch) -> Tensor:
-    # torch's dropout draws from the global generator, which is put back: masks are drawn in the forward pass only
+def _seeded(backward: Backward[Batch], state: TrainingState, seed: int, group: Group, batch: Batch) -> Tensor:
+    # torch's dropout draws from the global generator, which is put back
     with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
         torch.manual_seed(mask_seed(seed, step=state.step, rank=group.rank))
-        return loss(batch)
+        return backward(batch)
 
 
 def mask_seed(seed: int, *, step: int, rank: int) -> int:

@@ -7,12 +7,12 @@ needs no waiting either. Numpy's generators and memory-mapped reads let go of th
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+
+from tasks.training.backward import map_tensors
 
 Batch = TypeVar("Batch")
 Place = dict[str, int]
@@ -78,5 +78,4 @@ class Feed(Generic[Batch]):
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    tensors = {f.name: value for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
-    return replace(batch, **{name: x.pin_memory().to(device, non_blocking=True) for name, x in tensors.items()})
+    return map_tensors(batch, lambda x: x.pin_memory().to(device, non_blocking=True))

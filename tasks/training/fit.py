@@ -12,8 +12,10 @@ from storage.journal import Journal
 from storage.models import has_model, publish_model, read_model
 from tasks.networks.build import require_fitting
 from tasks.specs import NetworkSpec, OptimiserSpec, TrainingPlace
+from tasks.training.backward import backward
 from tasks.training.checkpoint import restore, to_checkpoint, weights_to_bytes
 from tasks.training.device import ON_CPU, Placement
+from tasks.training.dropout import reproducible
 from tasks.training.feed import Feed
 from tasks.training.group import Group
 from tasks.training.loop import Log, TrainingState, begin, train
@@ -61,6 +63,8 @@ def fit(
     place: TrainingPlace,
     model_spec: dict[str, Any],
     group: Group,
+    seed: int,
+    dropout: float = 0.0,
     placement: Placement = ON_CPU,
 ) -> None:
     """Train to the end; rank 0 alone writes journal, checkpoints and, last, the averaged weights as the model.
@@ -68,12 +72,14 @@ def fit(
     Args:
         state: as :func:`resume` gave it.
         batches: this rank's part of each global batch, on the CPU.
-        loss: mean over such a batch, once it is on the device; 0-d.
+        loss: mean over the rows of such a batch, or of a part of one, once it is on the device; 0-d.
         spec: the knobs.
         stream_place: where ``batches`` stands.
         place: where the files go.
         model_spec: what the published specification says, beside the key.
         group: who we are.
+        seed: of the dropout's masks.
+        dropout: of the network.
         placement: how the network is computed.
     """
     folder = CheckpointFolder(place.checkpoints)
@@ -81,6 +87,9 @@ def fit(
     def placed_loss(batch: Batch) -> Tensor:
         with placement.autocast():
             return loss(batch)
+
+    def placed_backward(batch: Batch) -> Tensor:
+        return backward(placed_loss, batch, rows=spec.micro_batch_size)
 
     with ExitStack() as stack:
         feed = stack.enter_context(Feed(batches, stream_place, device=placement.device))
@@ -98,7 +107,7 @@ def fit(
         train(
             state,
             feed,
-            placed_loss,
+            reproducible(placed_backward, state, seed=seed, group=group, dropout=dropout),
             spec,
             average=group.average,
             place=lambda: feed.place,

@@ -1,4 +1,4 @@
-"""One training loop for both networks, without a framework: batches and a loss go in, averaged weights come out.
+"""One training loop for both networks, without a framework: batches and gradients go in, averaged weights come out.
 
 Everything random is a function of (seed, step, rank), so a state of tensors and a step resume it to the same bits.
 """
@@ -70,7 +70,7 @@ def learning_rate(step: int, spec: OptimiserSpec) -> float:
 def train(
     state: TrainingState,
     batches: Iterator[Batch],
-    loss: Callable[[Batch], Tensor],
+    backward: Callable[[Batch], Tensor],
     spec: OptimiserSpec,
     *,
     average: Callable[[Sequence[Tensor]], None],
@@ -84,7 +84,7 @@ def train(
     Args:
         state: changed in place.
         batches: this rank's part of each global batch, from ``state.place`` on.
-        loss: mean over this rank's batch, 0-d.
+        backward: adds the gradients of the mean loss over this rank's batch, and gives that loss, 0-d, detached.
         spec: the knobs.
         average: replaces gradients by their means over all ranks.
         place: where ``batches`` stands after the batch last taken.
@@ -106,8 +106,7 @@ def train(
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(state.step, spec)
         state.optimiser.zero_grad(set_to_none=True)
-        value = loss(batch)
-        value.backward()  # type: ignore[no-untyped-call]
+        value = backward(batch)
         average(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
         state.optimiser.step()
@@ -149,7 +148,7 @@ class _Meter:
         return math.isfinite(float(self._health))
 
     def add(self, loss: Tensor, *, norm: Tensor, waited: float) -> None:
-        loss = loss.detach().double()
+        loss = loss.double()
         self._total = self._total + loss
         self._health = self._health + 0 * (loss + norm)
         self._waited += waited

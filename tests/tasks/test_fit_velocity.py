@@ -26,7 +26,7 @@ from tasks.ingest import ingest
 from tasks.measures import held_out, measure_velocity
 from tasks.networks.build import build_denoiser
 from tasks.specs import DatasetSpec, InterpolantSpec, NetworkSpec, Progress, TrainingPlace, VelocitySpec
-from tasks.training.checkpoint import to_checkpoint
+from tasks.training.checkpoint import to_checkpoint, weights_from_bytes
 from tasks.training.device import CPU
 from tasks.training.group import Group, alone
 from tasks.training.loader import Draw, MatchingBatch, matching_batches
@@ -116,6 +116,30 @@ def test_a_network_that_cannot_take_the_data_is_refused_by_its_section(tmp_path:
     request = request_of(tmp_path, MOONS, replace(SMALL, network=NetworkSpec(kind="unet")))
     with pytest.raises(InputError, match=r"^velocity\.network\.kind = unet needs images .*, got states of shape \[2\]"):
         fit_velocity(request, progress=silent)
+
+
+def test_a_generator_that_cannot_take_the_data_is_refused_before_the_velocity_is_trained(tmp_path: Path) -> None:
+    request = request_of(tmp_path, MOONS, SMALL)
+    with pytest.raises(
+        InputError, match=r"^generator\.network\.kind = unet needs images .*, got states of shape \[2\]"
+    ):
+        fit_velocity(replace(request, generator=NetworkSpec(kind="unet")), progress=silent)
+    assert not request.place.folder.exists()
+
+
+def test_micro_batches_give_the_weights_of_the_whole_batch_up_to_rounding(tmp_path: Path) -> None:
+    whole, parts = (
+        request_of(
+            tmp_path / name, two_classes(tmp_path / name), replace(SMALL, conditional=True, micro_batch_size=size)
+        )
+        for name, size in (("a", 0), ("b", 5))
+    )
+    for request in (whole, parts):
+        train_velocity(request, alone())
+    found, expected = (weights_from_bytes(read_model(r.place.folder).weights) for r in (parts, whole))
+    assert weights(whole) != weights(parts)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

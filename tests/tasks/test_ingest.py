@@ -145,3 +145,16 @@ print((resident() - before) / 1024)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(found.stdout) < 75
+
+
+def test_progress_counts_every_row_twice_and_never_goes_back(tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    ingest(
+        DatasetSpec(kind="moons", count=500, shards=4),
+        seed=0,
+        path=tmp_path / "data.zarr",
+        progress=lambda done, total, _: heard.append((done, total)),
+    )
+    assert heard == sorted(heard)
+    assert len(heard) == len(set(heard)) >= 5
+    assert heard[-1] == (1000, 1000)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tasks.checks import as_tuple, shown
 from tasks.specs import (
     KEYS_OF_DATASET,
     KEYS_OF_VELOCITY,
@@ -23,8 +24,6 @@ from tasks.specs import (
     TrainingPlace,
     TrajectoriesSpec,
     VelocitySpec,
-    as_tuple,
-    shown,
 )
 
 

@@ -30,10 +30,9 @@ from tasks.specs import (
 from tasks.train_generator import GeneratorRequest, TorchPairs, fitting_loss, load_generator, train_characteristics
 from tasks.training.checkpoint import to_checkpoint, weights_to_bytes
 from tasks.training.group import alone
-from tasks.training.loop import TrainingState, begin
+from tasks.training.loop import TrainingState
 
 NETWORK = NetworkSpec(width=32, depth=2)
-OPTIMISER = GeneratorSpec(workers=1).optimiser()
 DATASET = DatasetSpec(kind="gaussian", mean=(3.0, -1.0), std=(2.0, 0.5), count=4000)
 
 
@@ -190,7 +189,7 @@ def test_a_stored_generator_is_the_identity_at_equal_times(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("semigroup", [0.0, 0.5])
-def test_the_loss_gives_each_row_its_label(semigroup: float, tmp_path: Path) -> None:
+def test_the_loss_gives_each_row_its_label(semigroup: float) -> None:
     """With the map that moves a row at the speed of its label the loss of such pairs vanishes, and of others not."""
 
     def shift(t: Tensor, s: Tensor, x: Tensor, label: Tensor | None) -> Tensor:
@@ -198,18 +197,9 @@ def test_the_loss_gives_each_row_its_label(semigroup: float, tmp_path: Path) -> 
 
     label = torch.tensor([-1, 0, 4, 2])
     t, s, x = torch.tensor([0.0, 0.1, 0.2, 0.3]), torch.tensor([1.0, 0.5, 0.9, 0.4]), torch.zeros(4, 2)
-    pairs = TorchPairs(x_t=x, x_s=shift(t, s, x, label), t=t, s=s, label=label)
-    request = GeneratorRequest(
-        generator=GeneratorSpec(semigroup=semigroup, workers=1),
-        count=4,
-        seed=0,
-        data=tmp_path,
-        velocity=tmp_path,
-        store=tmp_path,
-        place=TrainingPlace(folder=tmp_path, key="g"),
-    )
-    state = begin(build_generator(NETWORK, (2,), seed=0, interpolant="linear", data_std=1.0), OPTIMISER)
-    loss = fitting_loss(cast(Generator, shift), request, state, alone())
+    r = (t + s) / 2 if semigroup else None
+    pairs = TorchPairs(x_t=x, x_s=shift(t, s, x, label), t=t, s=s, label=label, r=r)
+    loss = fitting_loss(cast(Generator, shift), semigroup=semigroup)
     assert float(loss(pairs)) < 1e-12
     unlabelled = ((s - t) * label).square().mean()
     assert float(loss(replace(pairs, label=None))) == pytest.approx((1 + semigroup) * float(unlabelled))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tasks.evaluation import plots
-from tasks.evaluation.plots import DARK, LIGHT, WIDTH, Theme
+from tasks.evaluation.paper import DARK, DPI, LIGHT, WIDTH, Theme
 
 RNG = np.random.default_rng(0)
 PLANE = RNG.standard_normal((120, 2))
@@ -52,10 +52,10 @@ def test_every_picture_lies_on_the_paper_of_its_theme(theme: Theme) -> None:
 def test_the_full_width_is_the_width_of_a_page() -> None:
     square = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     height, width, _ = pixels(plots.scatter_pair(square, square)).shape
-    assert width == WIDTH * plots.DPI
+    assert width == WIDTH * DPI
     # A square box: half the width less the labels' half inch, and 0.7 inches for title and labels.
-    assert height == (WIDTH / 2 - 0.5 + 0.7) * plots.DPI
-    assert pixels(plots.scatter(square)).shape[1] == WIDTH * plots.DPI / 2
+    assert height == (WIDTH / 2 - 0.5 + 0.7) * DPI
+    assert pixels(plots.scatter(square)).shape[1] == WIDTH * DPI / 2
 
 
 @pytest.mark.usefixtures("coarse")
@@ -93,7 +93,7 @@ def test_points_out_of_the_plane_are_refused() -> None:
 def test_marginals_show_any_dimension(d: int) -> None:
     data, samples = RNG.standard_normal((50, d)), RNG.standard_normal((40, d))
     picture = pixels(plots.marginals(data, samples)).astype(int)
-    assert picture.shape[1] == WIDTH * plots.DPI
+    assert picture.shape[1] == WIDTH * DPI
     redness = picture[..., 0] - picture[..., 2]  # data are blue, samples red, and lines are blurred at few pixels
     assert redness.max() > 60
     assert redness.min() < -10
@@ -164,7 +164,7 @@ def test_losses_of_any_sign_and_length_are_drawn() -> None:
         "negative": ([0, 1, 2], [-1.0, -2.0, 0.0]),
         "single": ([5], [0.3]),
     }
-    assert pixels(plots.loss_curves(curves)).shape == (2.6 * plots.DPI, WIDTH * plots.DPI, 3)
+    assert pixels(plots.loss_curves(curves)).shape == (2.6 * DPI, WIDTH * DPI, 3)
 
 
 def test_missing_or_broken_curves_are_refused() -> None:

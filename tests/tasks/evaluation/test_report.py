@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tasks.evaluation.distance import Distance
-from tasks.evaluation.plots import DARK, LIGHT, image_grid
+from tasks.evaluation.paper import DARK, LIGHT
+from tasks.evaluation.plots import image_grid
 from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, StepRow, duration, printed, render
 
 NASTY = "<script>alert('x')</script> & \"quoted\""

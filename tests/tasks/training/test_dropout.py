@@ -35,9 +35,9 @@ def test_masks_are_a_function_of_seed_step_and_rank() -> None:
 
 
 def test_the_global_generator_is_left_as_it_was() -> None:
-    loss = reproducible(masked, state(5), seed=3, group=alone(), dropout=0.5)
+    backward = reproducible(masked, state(5), seed=3, group=alone(), dropout=0.5)
     before = torch.random.get_rng_state()
-    loss(torch.ones(64))
+    backward(torch.ones(64))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from storage.checkpoints import Checkpoint
 from tasks.specs import OptimiserSpec
+from tasks.training.backward import backward
 from tasks.training.checkpoint import restore, to_checkpoint, weights_from_bytes, weights_to_bytes
 from tasks.training.loop import TrainingState, begin, learning_rate, train
 
@@ -46,7 +48,7 @@ def run(state: TrainingState, spec: OptimiserSpec, *, every: int = 10) -> tuple[
     train(
         state,
         batches(state.step),
-        loss,
+        partial(backward, loss),
         spec,
         average=lambda _: None,
         place=lambda: {"position": 7},
@@ -113,7 +115,7 @@ def _stop_at(state: TrainingState, step: int) -> Checkpoint:
         train(
             state,
             batches(0),
-            loss,
+            partial(backward, loss),
             SPEC,
             average=lambda _: None,
             place=dict,
@@ -135,7 +137,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step() -> No
         train(
             state,
             batches(0),
-            loss,
+            partial(backward, loss),
             SPEC,
             average=lambda _: None,
             place=dict,
@@ -183,7 +185,7 @@ def train_with(
     train(
         state,
         batches(state.step),
-        loss,
+        partial(backward, loss),
         SPEC,
         average=lambda _: None,
         place=dict,

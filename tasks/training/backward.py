@@ -1,0 +1,46 @@
+"""Loss and gradients of a batch, part by part: gradients add up over the parts, activations do not."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from operator import itemgetter
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+Batch = TypeVar("Batch")
+
+
+def backward(loss: Callable[[Batch], Tensor], batch: Batch, *, rows: int = 0) -> Tensor:
+    """Add the gradients of a batch's mean loss to the parameters, and give that mean, 0-d, detached.
+
+    Args:
+        loss: mean over a batch's rows, 0-d.
+        batch: a dataclass whose tensors share their first axis; anything at all where it is not cut.
+        rows: computed at once, which bounds the memory; 0: all. The sum is the same up to rounding.
+    """
+    if rows == 0:
+        value = loss(batch)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+    parts = [share * _of_part(loss, part, share) for part, share in _cut(batch, rows)]
+    return sum(parts[1:], parts[0])
+
+
+def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Give a dataclass with the function's value in the place of each of its tensors."""
+    tensors = {f.name: value for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
+    return replace(batch, **{name: function(x) for name, x in tensors.items()})
+
+
+def _of_part(loss: Callable[[Batch], Tensor], part: Batch, share: float) -> Tensor:
+    value = loss(part)
+    (share * value).backward()  # type: ignore[no-untyped-call]
+    return value.detach()
+
+
+def _cut(batch: Any, rows: int) -> Iterator[tuple[Any, float]]:
+    """Give parts of at most so many rows, each with its share of them all."""
+    total = next(len(value) for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor))
+    for start in range(0, total, rows):
+        part = slice(start, min(start + rows, total))
+        yield map_tensors(batch, itemgetter(part)), (part.stop - part.start) / total
