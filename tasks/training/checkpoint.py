@@ -1,13 +1,15 @@
 """Training states as bytes and back; what a network is made of travels as tensors only, never as code."""
 
 import io
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from storage.checkpoints import Checkpoint
+from storage.checkpoints import Checkpoint, CheckpointFolder
 from tasks.training.loop import TrainingState
 
 
@@ -16,6 +18,39 @@ def to_checkpoint(state: TrainingState) -> Checkpoint:
     buffer = io.BytesIO()
     torch.save(state.state_dict(), buffer)
     return Checkpoint(step=state.step, payload=buffer.getvalue())
+
+
+class CheckpointWriter:
+    """Publishes checkpoints of a folder while the training goes on, one at a time; leaving it waits for the last.
+
+    Making them durable takes several times as long as taking them, and hardly any of it is work.
+
+    Raises:
+        OSError: on :meth:`save` or on leaving: the checkpoint before could not be written.
+    """
+
+    def __init__(self, folder: CheckpointFolder) -> None:
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write-checkpoints")
+        self._coming: Future[None] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        """Give the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for the last checkpoint; an error of the training is told before one of the writing."""
+        self._pool.shutdown()
+        if self._coming is not None and error is None:
+            self._coming.result()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Begin to publish a checkpoint, once the one before is published."""
+        if self._coming is not None:
+            self._coming.result()
+        self._coming = self._pool.submit(self._folder.save, checkpoint)
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:

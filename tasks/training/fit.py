@@ -13,7 +13,7 @@ from storage.models import has_model, publish_model, read_model
 from tasks.networks.build import require_fitting
 from tasks.specs import NetworkSpec, OptimiserSpec, TrainingPlace
 from tasks.training.backward import backward
-from tasks.training.checkpoint import restore, to_checkpoint, weights_to_bytes
+from tasks.training.checkpoint import CheckpointWriter, restore, to_checkpoint, weights_to_bytes
 from tasks.training.device import ON_CPU, Placement
 from tasks.training.dropout import reproducible
 from tasks.training.feed import Feed
@@ -82,7 +82,6 @@ def fit(
         dropout: of the network.
         placement: how the network is computed.
     """
-    folder = CheckpointFolder(place.checkpoints)
 
     def placed_loss(batch: Batch) -> Tensor:
         with placement.autocast():
@@ -97,12 +96,13 @@ def fit(
         checkpoint: Callable[[TrainingState], None] = _ignore
         if group.rank == 0:
             journal = stack.enter_context(Journal(place.journal, step=state.step))
+            writer = stack.enter_context(CheckpointWriter(CheckpointFolder(place.checkpoints)))
 
             def log(record: Mapping[str, float]) -> None:
                 journal.append({**record, **placement.facts()})
 
             def checkpoint(reached: TrainingState) -> None:
-                folder.save(to_checkpoint(reached))
+                writer.save(to_checkpoint(reached))
 
         train(
             state,

@@ -19,6 +19,7 @@ Batch = TypeVar("Batch")
 Log = Callable[[dict[str, float]], None]
 
 LOG_SECONDS = 1.0
+CHECKPOINT_SECONDS = 300.0  # a day's training loses no more than that
 _ADAM_BETAS = (0.9, 0.99)
 
 
@@ -90,14 +91,14 @@ def train(
         place: where ``batches`` stands after the batch last taken.
         log: called about once a second with step, mean loss since the last call, rate and share of time spent waiting.
             Only then, and before a checkpoint, is a GPU waited for.
-        checkpoint: called every ``every`` steps and at the end.
-        every: steps between checkpoints.
+        checkpoint: called every ``every`` steps, ``CHECKPOINT_SECONDS`` after the last and at the end.
+        every: steps between checkpoints, at most.
 
     Raises:
         FloatingPointError: the loss is not finite; the last checkpoint is untouched.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
-    started = time.monotonic()
+    started = kept = time.monotonic()
     meter = _Meter()
     while state.step < spec.steps:
         began = time.monotonic()
@@ -115,7 +116,8 @@ def train(
         state.place = place()
         meter.add(value, norm=norm, waited=waited)
         is_last = state.step == spec.steps
-        is_logged, is_kept = meter.seconds >= LOG_SECONDS or is_last, state.step % every == 0 or is_last
+        is_logged = meter.seconds >= LOG_SECONDS or is_last
+        is_kept = state.step % every == 0 or is_last or time.monotonic() - kept >= CHECKPOINT_SECONDS
         # on a CPU to look costs nothing, so the step that is named is the one that did it
         if (is_logged or is_kept or value.device.type == "cpu") and not meter.is_finite:
             raise FloatingPointError(
@@ -127,6 +129,7 @@ def train(
             meter = _Meter()
         if is_kept:
             checkpoint(state)
+            kept = time.monotonic()
 
 
 class _Meter:

@@ -16,7 +16,7 @@ from tasks.transport.kernel import NEGLIGIBLE, Leaf, Partial, Queries, sum_leaf
 
 DIRECTIONS = 64
 FITTED_ROWS = 8192  # rows whose principal directions are taken
-_COMPARED_ROWS = 1024  # rows whose mutual distances tell where the search pays
+_COMPARED_ROWS = 1024  # about as many rows, whose mutual distances tell where the search pays
 _REACHED_SHARE = 1e-3  # of the points, that may lie in reach of a query for the search to pay
 _TILE_ROWS = 256
 _ROUNDING = 2.0**-19  # of a float32 squared distance, relative to the largest squared norm; generous
@@ -49,7 +49,8 @@ def fit_reduction(x: Tensor, *, seed: int) -> Reduction:
         torch.manual_seed(seed)
         _, _, directions = torch.svd_lowrank(x[:FITTED_ROWS].to(torch.float32), q=DIRECTIONS, niter=2)
     reduction = Reduction(directions=directions.contiguous(), reach=0.0)
-    some = reduction.reduce(x[:_COMPARED_ROWS]).to(torch.float64)
+    apart = max(1, len(x) // _COMPARED_ROWS)  # rows next to each other may be of one class
+    some = reduction.reduce(x[::apart]).to(torch.float64)
     squares = torch.pdist(some).square().sort().values
     return Reduction(directions=reduction.directions, reach=float(squares[int(_REACHED_SHARE * len(squares))]))
 

@@ -96,6 +96,12 @@ def test_a_resumed_training_ends_with_the_very_same_weights() -> None:
         assert torch.equal(a, b)
 
 
+def test_no_more_than_so_many_seconds_are_without_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.training.loop.CHECKPOINT_SECONDS", 0.0)
+    _, kept = run(begin(network(), SPEC), SPEC, every=20)
+    assert kept == list(range(1, 31))
+
+
 class _StopHereError(Exception):
     pass
 

@@ -44,6 +44,15 @@ def test_reduced_norms_are_the_true_ones() -> None:
     assert torch.allclose(reduced.norm(dim=1), x.norm(dim=1), rtol=1e-5)
 
 
+def test_the_reach_does_not_depend_on_the_order_of_the_rows() -> None:
+    x = torch.cat([spread * normal(4096, SIZE, seed=3) for spread in (2, 1)])  # two classes, one after the other
+    shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    mixed, by_class = (fit_reduction(rows, seed=0).reach for rows in (shuffled, x))
+    assert by_class == pytest.approx(mixed, rel=0.05)
+    alone = fit_reduction(x[:4096], seed=0).reach
+    assert alone > 2 * mixed  # so the order could matter
+
+
 def test_few_dimensions_are_not_reduced() -> None:
     reduction = fit_reduction(normal(1000, 3, seed=1), seed=0)
     assert reduction.reach == 0
