@@ -141,7 +141,7 @@ _ABOUT = {
     "sliced_w2": f"2-Wasserstein distance over {PROJECTIONS} random directions",
     "sinkhorn": "root of the debiased Sinkhorn divergence",
     "frechet_pixel": "Frechet distance of raw pixels, Gaussians fitted to both sides",
-    "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^-d",
+    "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^−d",
     "budget.fit": "one-step map against the solver's end states, root mean square",
     "velocity_floor": "the least that velocity_loss can be: the loss of the exact velocity",
     "velocity_error": "velocity against the exact one, root mean square a coordinate",

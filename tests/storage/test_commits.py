@@ -149,6 +149,30 @@ def test_the_seal_names_rows_chunks_and_all_digests(ledger: Ledger) -> None:
     assert ledger.seal(rows=7, chunks=2).digest != first.digest
 
 
+def test_a_seal_reads_the_records_that_the_last_one_did_not(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Ledger(ledger.folder)
+    for chunk in range(3):
+        ledger.publish(commit_of(ledger, chunk, content=str(chunk)))
+    ledger.seal(rows=12, chunks=3)
+    ledger.publish(commit_of(ledger, 3, content="3"))
+    read: list[int] = []
+    monkeypatch.setattr(ledger, "read", lambda chunk: read.append(chunk) or whole.read(chunk))  # type: ignore[func-returns-value]
+    grown = ledger.seal(rows=16, chunks=4)
+    assert read == [3]
+    (ledger.folder / "digests.json").unlink()
+    assert whole.seal(rows=16, chunks=4) == grown
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b"{", lambda b: b.replace(b"0000", b"0001", 1)])
+def test_digests_that_the_manifest_does_not_vouch_for_are_ignored(spoil: Any, ledger: Ledger) -> None:
+    for chunk in range(2):
+        ledger.publish(commit_of(ledger, chunk))
+    sealed = ledger.seal(rows=8, chunks=2)
+    digests = ledger.folder / "digests.json"
+    digests.write_bytes(spoil(digests.read_bytes()))
+    assert ledger.seal(rows=8, chunks=2) == sealed
+
+
 def test_the_seal_grows_with_the_store(ledger: Ledger) -> None:
     for chunk in range(3):
         ledger.publish(commit_of(ledger, chunk))
