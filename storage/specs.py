@@ -27,9 +27,9 @@ class TrajectoryPlan:
     """
 
     dim: tuple[int, ...]  # shape of one state
-    times: tuple[float, ...]  # the K + 1 stored times, ascending
+    times: tuple[float, ...]  # stored, ascending
     chunk_rows: int  # trajectories of a chunk
-    dtype: str  # float32 or float64
+    dtype: str  # stored: float16, float32 or float64
     codec: str  # one of CODECS; CRC32C always comes last
     interpolant: str
     grid: str
@@ -40,13 +40,33 @@ class TrajectoryPlan:
     class_shares: tuple[float, ...] = ()  # probability of each class; empty: an unconditional velocity, no labels
     unlabelled_share: float = 0.0  # of the rows, whose label is -1 and whose velocity is the unconditional one
     guidance: float = 1.0  # weight w of the velocity v_none + w (v_label - v_none)
+    grid_times: tuple[float, ...] = ()  # the K + 1 times of the solver; empty: those that are stored
+    mantissa_bits: int = 0  # of each stored value that are kept, the others rounded to zero; 0: all
 
     def __post_init__(self) -> None:
+        if not set(self.times) <= set(self.solver_times):
+            raise ValueError("a plan stores times of the solver's grid, got others")
         if not self.is_conditional and (self.unlabelled_share, self.guidance) != (0.0, 1.0):
             raise ValueError(
                 "a plan without classes has unlabelled_share 0 and guidance 1, "
                 f"got {self.unlabelled_share:g} and {self.guidance:g}"
             )
+
+    @property
+    def solver_times(self) -> tuple[float, ...]:
+        """The K + 1 times of the solver."""
+        return self.grid_times or self.times
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Positions of the stored times among the solver's."""
+        position = {t: k for k, t in enumerate(self.solver_times)}
+        return tuple(position[t] for t in self.times)
+
+    @property
+    def solver_dtype(self) -> str:
+        """The type that is computed in: single precision, unless double is stored."""
+        return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def is_conditional(self) -> bool:

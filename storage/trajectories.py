@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from numcodecs.bitround import BitRound
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
@@ -33,6 +34,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
 _OF_CLASSES = frozenset({"class_shares", "unlabelled_share", "guidance"})  # fields of the plan
+_OF_SUBSETS = frozenset({"grid_times", "mantissa_bits"})  # fields that say nothing where they are empty
 NO_CHUNK = -2  # the label that a reader finds where a chunk is not there; -1 is a row without a class
 
 
@@ -221,6 +223,8 @@ class TrajectoryStore:
         if (label is not None) != self.plan.is_conditional:
             needed = "needs labels, got none" if self.plan.is_conditional else "has no classes, got labels"
             raise ValueError(f"a chunk of {self.path} {needed}")
+        if self.plan.mantissa_bits:
+            x = BitRound(keepbits=self.plan.mantissa_bits).encode(x.copy()).view(x.dtype)
         return [x] if label is None else [label, x]
 
     def _read(self, array: ChunkedArray, chunk: int) -> npt.NDArray[Any]:
@@ -298,18 +302,16 @@ def _compressors(plan: TrajectoryPlan) -> list[BloscCodec]:
 
 
 def _plan_to_json(plan: TrajectoryPlan) -> dict[str, Any]:
-    """Give the plan as it is kept; one without classes has no word of them, as before there were any."""
-    found = asdict(plan) | {"dim": list(plan.dim), "times": list(plan.times)}
-    if plan.is_conditional:
-        return found | {"class_shares": list(plan.class_shares)}
-    return {key: value for key, value in found.items() if key not in _OF_CLASSES}
+    """Give the plan as it is kept, without a word of what it does not use, as before there was any."""
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
+    silent = {key for key in _OF_SUBSETS if not found[key]} | (set() if plan.is_conditional else _OF_CLASSES)
+    return {key: value for key, value in found.items() if key not in silent}
 
 
 def _plan_from_json(found: dict[str, Any]) -> TrajectoryPlan:
     fields = {key: value for key, value in found.items() if key != "version"}
     try:
-        tuples = {key: tuple(fields[key]) for key in ("dim", "times")}
-        shares = tuple(fields.get("class_shares", ()))
-        return TrajectoryPlan(**(fields | tuples | {"class_shares": shares}))
+        tuples = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+        return TrajectoryPlan(**(fields | tuples))
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"the ledger's plan is no plan of trajectories: {error}; use another run name") from error

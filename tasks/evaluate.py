@@ -267,7 +267,7 @@ def _squared_gaps(
     """Give ||g(0, T, x_0) - x_K||^2 of the samples ``start <= i < stop``, of the same classes where there are any."""
     plan = store.plan
     x0 = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(torch.float32)
-    grid = torch.tensor(plan.times, dtype=torch.float64)
+    grid = torch.tensor(plan.solver_times, dtype=torch.float64)
     label = sample_labels(stored, start=start, stop=stop, seed=seed, label=None)
     given = given_labels(plan, field, label)
     ends = solve(given, x0, grid, solver=plan.solver, interpolant=Interpolant(plan.interpolant))[:, -1]

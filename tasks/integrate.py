@@ -26,6 +26,7 @@ from storage.trajectories import Verification as Verification  # what verify_sto
 from tasks.executor import Executor
 from tasks.fit_kernel import spread_kernel_field
 from tasks.fit_velocity import load_velocity
+from tasks.saving import saved_steps, stored_precision
 from tasks.specs import InterpolantSpec, Progress, TrajectoriesSpec
 from tasks.transport.field import ConditionalField, VelocityField
 from tasks.transport.grid import time_grid
@@ -94,12 +95,14 @@ def plan_trajectories(
     """
     spec = request.trajectories
     grid = time_grid(spec.grid, steps=spec.steps, stop=spec.stop, rho=spec.rho)
-    per_row = row_bytes(request.dim, times=len(grid), dtype=spec.precision)
+    kept = saved_steps(spec.save, last=spec.steps)
+    dtype, mantissa_bits = stored_precision(spec.precision)
+    per_row = row_bytes(request.dim, times=len(kept), dtype=dtype)
     return TrajectoryPlan(
         dim=request.dim,
-        times=tuple(grid.tolist()),
+        times=tuple(grid[list(kept)].tolist()),
         chunk_rows=spec.chunk_rows or default_chunk_rows(per_row),
-        dtype=spec.precision,
+        dtype=dtype,
         codec=spec.codec,
         interpolant=request.interpolant.kind,
         grid=spec.grid,
@@ -110,6 +113,8 @@ def plan_trajectories(
         class_shares=class_shares,
         unlabelled_share=spec.unlabelled_share if class_shares else 0.0,
         guidance=spec.guidance if class_shares else 1.0,
+        grid_times=tuple(grid.tolist()) if len(kept) < len(grid) else (),
+        mantissa_bits=mantissa_bits,
     )
 
 
@@ -217,7 +222,7 @@ def simulate_chunk(task: ChunkTask) -> Receipt:
     began = time.monotonic()
     torch.set_num_threads(1)
     store = TrajectoryStore.open(task.store)
-    return _commit(store, task.chunk, _velocity(task.velocity, task.digest, store.plan.dtype), began=began)
+    return _commit(store, task.chunk, _velocity(task.velocity, task.digest, store.plan.solver_dtype), began=began)
 
 
 def _commit(store: TrajectoryStore, chunk: int, field: VelocityField, *, began: float) -> Receipt:
@@ -263,19 +268,21 @@ def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Fl
     """
     start = chunk * plan.chunk_rows
     states = torch.from_numpy(_buffer((plan.chunk_rows, len(plan.times), *plan.dim), plan.dtype))
-    grid = torch.tensor(plan.times, dtype=torch.float64)
+    grid = torch.tensor(plan.solver_times, dtype=torch.float64)
+    dtype = getattr(torch, plan.solver_dtype)
     interpolant = Interpolant(plan.interpolant)
     for low in range(0, plan.chunk_rows, plan.sub_batch):
         high = min(low + plan.sub_batch, plan.chunk_rows)
-        x0 = standard_normal(plan.seed, start + low, start + high, plan.dim, stream=TRAJECTORIES).to(states.dtype)
+        x0 = standard_normal(plan.seed, start + low, start + high, plan.dim, stream=TRAJECTORIES).to(dtype)
         rows_field = given_labels(plan, field, row_labels(plan, start + low, start + high))
-        solve(rows_field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high])
+        solve(rows_field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high], kept=plan.kept)
     finite = torch.isfinite(states[:, -1]).flatten(1).all(1)
     if not finite.all():
         row = start + int(torch.nonzero(~finite)[0])
+        wider = " or store trajectories.precision = float32" if plan.dtype == "float16" else ""
         raise FloatingPointError(
             f"trajectory {row} of chunk {chunk} is not finite at its end; "
-            "lower trajectories.stop or raise trajectories.steps"
+            f"lower trajectories.stop or raise trajectories.steps{wider}"
         )
     return states.numpy()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.checks import as_tuple, require, require_at_least, require_one_of, require_positive, shown
+from tasks.saving import saved_steps, stored_precision
 
 INTERPOLANT_KINDS = ("linear", "foellmer", "trigonometric", "vp")
 SYNTHETIC_KINDS = ("gaussian", "mixture", "moons", "swiss_roll", "checkerboard", "rings")
@@ -243,9 +244,9 @@ class TrajectoriesSpec:
     rho: float = 7.0  # exponent of the karras grid
     chunk_rows: int = 0  # rows of a chunk; 0: as many as make 8 to 16 MB, at most 16,384
     sub_batch: int = 1024  # rows solved at once, so that activations stay in cache
-    precision: str = "float32"
+    precision: str = "float32"  # stored: float16, float32, float64, or round-N: float32 with N mantissa bits kept
     codec: str = "none"  # every codec ends in CRC32C
-    save: str = "all"
+    save: str | tuple[int, ...] = "all"  # states: all, every-N, endpoints, or a list of steps from 0 to K
     guidance: float = 1.0  # weight w of a conditional velocity: v_none + w (v_label - v_none)
     unlabelled_share: float = 0.1  # of the trajectories, of the unconditional velocity; for guidance when sampling
 
@@ -258,9 +259,9 @@ class TrajectoriesSpec:
         require_positive("trajectories.rho", self.rho)
         require_at_least("trajectories.chunk_rows", self.chunk_rows, 0)
         require_at_least("trajectories.sub_batch", self.sub_batch, 1)
-        require_one_of("trajectories.precision", self.precision, ("float32", "float64"))
+        stored_precision(self.precision)
         require_one_of("trajectories.codec", self.codec, ("none", "lz4", "zstd"))
-        require_one_of("trajectories.save", self.save, ("all",))
+        saved_steps(self.save, last=self.steps)
         require(0 <= self.guidance < math.inf, f"trajectories.guidance must be at least 0, got {self.guidance:g}")
         share = self.unlabelled_share
         require(0 <= share < 1, f"trajectories.unlabelled_share must be in [0, 1), got {share:g}")

@@ -3,7 +3,7 @@
 Each keeps every state of every trajectory: the discrete characteristics that the generator is fitted to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,9 +35,16 @@ EVALUATIONS_PER_STEP = {"euler": 1, "exponential": 1, "heun": 2}
 
 
 def solve(
-    field: VelocityField, x0: Tensor, grid: Tensor, *, solver: str, interpolant: Interpolant, out: Tensor | None = None
+    field: VelocityField,
+    x0: Tensor,
+    grid: Tensor,
+    *,
+    solver: str,
+    interpolant: Interpolant,
+    out: Tensor | None = None,
+    kept: Sequence[int] | None = None,
 ) -> Tensor:
-    """Follow trajectories from ``x0`` along ``grid`` and give every state, ``[rows, times, *dim]``.
+    """Follow trajectories from ``x0`` along ``grid`` and give their states, ``[rows, times, *dim]``.
 
     Args:
         field: the velocity field.
@@ -46,7 +53,8 @@ def solve(
         solver: ``euler``, ``exponential`` (equals euler for the linear interpolant) or ``heun`` (second order, two
             evaluations a step, the last at ``grid[-1]``: with a velocity that is singular at t = 1 stop earlier).
         interpolant: the interpolant of the field.
-        out: filled and given back when passed, so that a caller can re-use its buffer.
+        out: filled and given back when passed, so that a caller can re-use its buffer; it may be of another type.
+        kept: ascending positions in ``grid`` of the states that are given; None: all.
 
     Raises:
         ValueError: the solver is unknown.
@@ -54,11 +62,13 @@ def solve(
     if solver not in SOLVERS:
         raise ValueError(f"trajectories.solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
     step = SOLVERS[solver]
-    states = x0.new_empty((x0.shape[0], len(grid), *x0.shape[1:])) if out is None else out
+    place = {k: slot for slot, k in enumerate(range(len(grid)) if kept is None else kept)}
+    states = x0.new_empty((x0.shape[0], len(place), *x0.shape[1:])) if out is None else out
     x = x0
     with torch.no_grad():
-        states[:, 0] = x0
-        for k in range(len(grid) - 1):
-            x = step(field, interpolant, grid[k], grid[k + 1], x)
-            states[:, k + 1] = x
+        for k in range(len(grid)):
+            if k > 0:
+                x = step(field, interpolant, grid[k - 1], grid[k], x)
+            if k in place:
+                states[:, place[k]] = x
     return states

@@ -1,5 +1,6 @@
 """Simulation into a store: bytes that depend on the plan alone, resumed, grown and repaired."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch import Tensor
 
 from storage.errors import InputError, PlanConflictError
@@ -30,13 +32,19 @@ def silent(*_: object) -> None:
 
 
 def request_of(
-    folder: Path, *, spec: TrajectoriesSpec = SPEC, std: float = 2.0, seed: int = 3, interpolant: str = "linear"
+    folder: Path,
+    *,
+    spec: TrajectoriesSpec = SPEC,
+    std: float = 2.0,
+    mean: float = 0.0,
+    seed: int = 3,
+    interpolant: str = "linear",
 ) -> IntegrateRequest:
     publish_model(
         folder / "velocity",
         spec={
             "kind": "oracle",
-            "target": {"kind": "gaussian", "mean": [0.0, 0.0], "std": [std, std], "components": 8},
+            "target": {"kind": "gaussian", "mean": [mean, mean], "std": [std, std], "components": 8},
             "interpolant": interpolant,
             "mean": [0.0, 0.0],
             "scale": [1.0, 1.0],
@@ -113,6 +121,61 @@ def test_the_last_state_is_the_euler_factor_times_the_first(tmp_path: Path, kind
     assert x[:, -1] == pytest.approx(factor * x[:, 0], rel=2e-6)
     if kind == "linear":
         assert factor == pytest.approx(1.822732, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("save", "steps"), [("every-3", [0, 3, 4]), ("every-4", [0, 4]), ("endpoints", [0, 4]), ((0, 1, 4), [0, 1, 4])]
+)
+def test_a_store_of_some_states_holds_those_of_the_whole_bit_for_bit(
+    tmp_path: Path, save: str | tuple[int, ...], steps: list[int]
+) -> None:
+    whole, some = request_of(tmp_path / "a"), request_of(tmp_path / "b", spec=replace(SPEC, save=save))
+    for request in (whole, some):
+        integrate(request, executor=SerialExecutor(), progress=silent)
+    assert np.array_equal(stored(some), stored(whole)[:, steps])
+    plan = TrajectoryStore.open(some.store).plan
+    assert plan.times == tuple(k / 4 for k in steps)
+    assert plan.solver_times == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert np.asarray(zarr.open_array(some.store / "t", mode="r")[:]).tolist() == list(plan.times)
+    assert verify_store(some.store, rows=40).bad == ()
+
+
+def test_half_precision_is_the_rounded_single_one_computed_in_single(tmp_path: Path) -> None:
+    whole, half = request_of(tmp_path / "a"), request_of(tmp_path / "b", spec=replace(SPEC, precision="float16"))
+    for request in (whole, half):
+        integrate(request, executor=SerialExecutor(), progress=silent)
+    assert stored(half).dtype == np.float16
+    assert np.array_equal(stored(half), stored(whole).astype(np.float16))
+
+
+@pytest.mark.parametrize("bits", [1, 10, 22])
+def test_rounded_values_keep_so_many_bits_and_lie_within_half_of_the_last(tmp_path: Path, bits: int) -> None:
+    spec = replace(SPEC, precision=f"round-{bits}", codec="zstd")
+    whole, rounded = request_of(tmp_path / "a"), request_of(tmp_path / "b", spec=spec)
+    for request in (whole, rounded):
+        integrate(request, executor=SerialExecutor(), progress=silent)
+    found, exact = stored(rounded), stored(whole)
+    assert found.dtype == np.float32
+    assert not (found.view(np.uint32) & ((1 << (23 - bits)) - 1)).any()
+    assert (np.abs(found - exact) <= 2.0 ** -(bits + 1) * np.abs(exact)).all()
+    assert not np.array_equal(found, exact)
+
+
+def test_single_precision_that_does_not_fit_half_is_refused(tmp_path: Path) -> None:
+    request = request_of(tmp_path, spec=replace(SPEC, precision="float16"), mean=1e6)
+    with pytest.raises(FloatingPointError, match=r"trajectory 0 of chunk 0 .* store trajectories.precision = float32"):
+        integrate(request, executor=SerialExecutor(), progress=silent)
+
+
+def test_what_is_stored_is_part_of_the_plan_and_its_absence_changes_no_plan(tmp_path: Path) -> None:
+    request = request_of(tmp_path)
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    plan = json.loads((tmp_path / "trajectories.ledger" / "plan.json").read_text())
+    assert not {"grid_times", "mantissa_bits", "guidance"} & set(plan)
+    changed = (replace(SPEC, save="endpoints"), *(replace(SPEC, precision=p) for p in ("round-9", "float16")))
+    for spec in changed:
+        with pytest.raises(PlanConflictError):
+            integrate(replace(request, trajectories=spec), executor=SerialExecutor(), progress=silent)
 
 
 def test_noise_does_not_depend_on_chunks(tmp_path: Path) -> None:

@@ -254,3 +254,12 @@ def test_an_unknown_solver_is_refused_by_name() -> None:
     grid = time_grid("uniform", steps=4, stop=0.9)
     with pytest.raises(ValueError, match=r"trajectories\.solver must be one of euler, exponential, heun, got 'rk4'"):
         solve(CubicField(), torch.ones(3, 2), grid, solver="rk4", interpolant=Interpolant("linear"))
+
+
+def test_states_that_are_not_kept_are_passed_all_the_same() -> None:
+    law = CubicField()
+    grid = time_grid("uniform", steps=6, stop=0.9)
+    x0 = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = solve(law, x0, grid, solver="heun", interpolant=Interpolant("linear"))
+    some = solve(law, x0, grid, solver="heun", interpolant=Interpolant("linear"), kept=(0, 2, 5, 6))
+    assert torch.equal(some, whole[:, [0, 2, 5, 6]])
