@@ -1,0 +1,142 @@
+"""What each way of storing trajectories costs and loses: bytes, speed of writing and reading, error of the last state.
+
+Euler trajectories of 32 steps of a Gaussian in 64 dimensions by its exact velocity, one chunk of 1,024 rows written
+again and again: encoded, made durable, read back, digested and committed. The limit writes the same plain chunk with
+``numpy.save`` and reads it with ``numpy.load``, without any of that. Speeds are of the states as they are computed,
+float32 of all 33 times, so that they compare; the error is of the last state, relative, root mean square.
+
+    charflow bench store
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from storage.specs import TrajectoryPlan
+from storage.trajectories import Floats, TrajectoryStore
+from tasks.saving import saved_steps, stored_precision
+from tasks.specs import TargetSpec
+from tasks.transport.grid import time_grid
+from tasks.transport.interpolant import Interpolant
+from tasks.transport.noise import TRAJECTORIES, standard_normal
+from tasks.transport.solver import solve
+from tasks.transport.synthetic import oracle_target
+from tasks.transport.targets import OracleField
+
+ROWS, DIM, STEPS = 1024, 64, 32
+CHUNKS = 8
+WAYS = (  # precision, codec, save
+    ("float32", "none", "all"),
+    ("float32", "lz4", "all"),
+    ("float32", "zstd", "all"),
+    ("round-12", "zstd", "all"),
+    ("round-8", "zstd", "all"),
+    ("float16", "none", "all"),
+    ("float16", "zstd", "all"),
+    ("float32", "none", "every-4"),
+    ("float32", "none", "endpoints"),
+    ("float16", "none", "endpoints"),
+)
+
+
+def characteristics(grid: torch.Tensor) -> Floats:
+    """Give the states of the rows of one chunk, ``[ROWS, times, DIM]`` float32."""
+    target = oracle_target(TargetSpec(kind="gaussian", mean=(1.0,) * DIM, std=tuple(np.linspace(0.2, 2, DIM))))
+    assert target is not None
+    x0 = standard_normal(0, 0, ROWS, (DIM,), stream=TRAJECTORIES).to(torch.float32)
+    interpolant = Interpolant("linear")
+    return solve(OracleField(interpolant, target), x0, grid, solver="euler", interpolant=interpolant).numpy()
+
+
+def plan_of(grid: torch.Tensor, precision: str, codec: str, save: str) -> TrajectoryPlan:
+    steps, (dtype, bits) = saved_steps(save, last=STEPS), stored_precision(precision)
+    return TrajectoryPlan(
+        dim=(DIM,),
+        times=tuple(grid[list(steps)].tolist()),
+        chunk_rows=ROWS,
+        dtype=dtype,
+        codec=codec,
+        interpolant="linear",
+        grid="uniform",
+        solver="euler",
+        seed=0,
+        sub_batch=ROWS,
+        velocity="0" * 32,
+        grid_times=tuple(grid.tolist()),
+        mantissa_bits=bits,
+    )
+
+
+def measure_way(folder: Path, states: Floats, plan: TrajectoryPlan) -> dict[str, float]:
+    """Give bytes a trajectory, GB/s of writing and reading, and the relative error of the last state."""
+    store = TrajectoryStore.create(folder / "trajectories.zarr", plan, rows=CHUNKS * ROWS)
+    kept = states[:, list(plan.kept)].astype(plan.dtype)
+    written, read, size = [], [], 0
+    for chunk in range(CHUNKS):
+        began = time.perf_counter()
+        size = store.write_chunk(chunk, kept).bytes
+        written.append(time.perf_counter() - began)
+    for chunk in range(CHUNKS):
+        began = time.perf_counter()
+        found = store.read_chunk(chunk)
+        read.append(time.perf_counter() - began)
+    gaps = found[:, -1].astype(np.float64) - states[:, -1]
+    return {
+        "bytes": size / ROWS,
+        "write": states.nbytes / statistics.median(written) / 1e9,
+        "read": states.nbytes / statistics.median(read) / 1e9,
+        "error": float(np.sqrt(np.square(gaps).mean() / np.square(states[:, -1], dtype=np.float64).mean())),
+    }
+
+
+def bare(folder: Path, states: Floats) -> dict[str, float]:
+    """Give the same of ``numpy.save`` and ``numpy.load``."""
+    written, read = [], []
+    for chunk in range(CHUNKS):
+        began = time.perf_counter()
+        np.save(folder / f"{chunk}.npy", states)
+        written.append(time.perf_counter() - began)
+    for chunk in range(CHUNKS):
+        began = time.perf_counter()
+        np.load(folder / f"{chunk}.npy")
+        read.append(time.perf_counter() - began)
+    return {
+        "bytes": states.nbytes / ROWS,
+        "write": states.nbytes / statistics.median(written) / 1e9,
+        "read": states.nbytes / statistics.median(read) / 1e9,
+        "error": 0.0,
+    }
+
+
+def measure() -> dict[str, object]:
+    torch.set_num_threads(1)
+    grid = time_grid("uniform", steps=STEPS, stop=1.0)
+    states = characteristics(grid)
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ["limit", *(" ".join(way) for way in WAYS)]:
+            folder = Path(scratch) / name.replace(" ", "-")
+            folder.mkdir()
+            way = name.split()
+            found[name] = bare(folder, states) if name == "limit" else measure_way(folder, states, plan_of(grid, *way))
+    results = {name: round(facts["write"], 3) for name, facts in found.items()}
+    detail = {
+        name: f"{facts['bytes']:.0f} B a trajectory, read {facts['read']:.2f} GB/s, error {facts['error']:.1e}"
+        for name, facts in found.items()
+    }
+    return {"bench": "store", "unit": "GB/s", "results": results, "detail": detail}
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    print(json.dumps(measure(), indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
