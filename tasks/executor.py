@@ -5,13 +5,17 @@ they complete; they are small receipts, never arrays.
 """
 
 import logging
+import math
 import os
 import signal
 import socket
+import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tasks.reaper import birth_certificates, descendants, kill_all, reaping
 from tasks.specs import ComputeSpec
@@ -22,6 +26,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _IN_FLIGHT_PER_CPU = 3
+_LOOK_SECONDS = 1.0  # between looks for items that take too long
+STRAGGLER_SECONDS = 10.0  # that an item may take at least
+_FAR_LONGER = 3.0  # and times the median of those before it
 _CONNECT_SECONDS = 5.0
 _PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves
 _OBJECT_STORE_BYTES = 128 * 2**20
@@ -50,7 +57,9 @@ class SerialExecutor:
 class RayExecutor:
     """Runs each item as one Ray task of one CPU, a bounded number of them in flight.
 
-    Ray retries tasks whose worker or node was lost; an exception of the function is never retried. After an error
+    Ray retries tasks whose worker or node was lost; an exception of the function is never retried. At the end, when a
+    CPU idles and an item takes far longer than the others did, it is given to a second worker; the first result counts,
+    and the slower attempt can do no harm, for a unit of work may run twice. After an error
     nothing more is submitted, and the few tasks in flight end by themselves or with the session: ``ray.cancel`` can
     meet a task's own reply and abort the whole process (``task_manager.cc: Check failed``, ray 2.60).
     """
@@ -63,19 +72,82 @@ class RayExecutor:
         """
         import ray  # slow to import, and absent from runs that re-use everything
 
-        remote = ray.remote(num_cpus=1, max_retries=3)(function)
         cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        limit = max(2, _IN_FLIGHT_PER_CPU * cpus)
+        flight = _Flight[Any](ray.remote(num_cpus=1, max_retries=3)(function))
         waiting = iter(items)
-        running: set[Any] = set()
         while True:
-            while len(running) < limit and (item := next(waiting, _END)) is not _END:
-                running.add(remote.remote(item))
-            if not running:
+            while flight.items < max(2, _IN_FLIGHT_PER_CPU * cpus) and (item := next(waiting, _END)) is not _END:
+                flight.ask(item)
+            if not flight.items:
                 return
-            ready, _ = ray.wait(list(running), num_returns=1)
-            running.discard(ready[0])
-            yield _get(ready[0])
+            yield from flight.landed()
+            if flight.attempts < cpus:
+                flight.ask_stragglers()
+
+
+class _Flight(Generic[Item]):
+    """Items on their way, each by one attempt or, where that one straggles, by two."""
+
+    def __init__(self, remote: Any) -> None:
+        self._remote = remote
+        self._attempts: dict[Any, _Asked[Item]] = {}
+        self._took: list[float] = []  # seconds of those that landed
+        self.items = 0
+
+    @property
+    def attempts(self) -> int:
+        """Number of tasks without an end; one of an item that landed otherwise counts as well."""
+        return len(self._attempts)
+
+    def ask(self, item: Item) -> None:
+        """Submit an item."""
+        self.items += 1
+        self._send(_Asked(item))
+
+    def landed(self) -> Iterator[Any]:
+        """Wait a little, and give the result that came, if one did.
+
+        Raises:
+            Exception: what the function raised.
+        """
+        import ray
+
+        ready, _ = ray.wait(list(self._attempts), num_returns=1, timeout=_LOOK_SECONDS)
+        for reference in ready:
+            asked = self._attempts.pop(reference)
+            if asked.is_done:
+                continue
+            result = _get(reference)
+            asked.is_done = True
+            self._took.append(asked.seconds)
+            self.items -= 1
+            yield result
+
+    def ask_stragglers(self) -> None:
+        """Submit once more what takes far longer than the others took."""
+        usual = statistics.median(self._took) if self._took else math.inf
+        for asked in list(self._attempts.values()):
+            if asked.sent == 1 and not asked.is_done and asked.seconds > max(STRAGGLER_SECONDS, _FAR_LONGER * usual):
+                logger.warning("an item takes %.0f s where others took %.1f: trying it anew", asked.seconds, usual)
+                self._send(asked)
+
+    def _send(self, asked: "_Asked[Item]") -> None:
+        asked.sent += 1
+        self._attempts[self._remote.remote(asked.item)] = asked
+
+
+@dataclass(eq=False)
+class _Asked(Generic[Item]):
+    """An item on its way."""
+
+    item: Item
+    sent: int = 0
+    is_done: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
 
 
 @contextmanager

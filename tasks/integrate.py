@@ -71,6 +71,15 @@ class Receipt:
     seconds: float
 
 
+@dataclass(kw_only=True)
+class Made:
+    """What the receipts so far add up to."""
+
+    rows: int = 0
+    bytes: int = 0
+    slowest: Receipt | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class IntegrateSummary:
     """What the store holds."""
@@ -80,6 +89,8 @@ class IntegrateSummary:
     simulated: int  # chunks made now; the others were committed before
     bytes: int  # stored, of the chunks made now
     digest: str  # of the sealed store
+    slowest_chunk: int | None  # of those made now
+    slowest_seconds: float
 
 
 def plan_trajectories(
@@ -132,9 +143,17 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     if len(missing) < chunks:
         logger.info("%d of %d chunks are committed already", chunks - len(missing), chunks)
     run = partial(simulate_spread if request.is_spread else simulate, velocity=request.velocity, executor=executor)
-    written = run(store, missing, progress=progress)
+    made = run(store, missing, progress=progress)
     manifest = store.seal(rows=count)
-    return IntegrateSummary(count=count, chunks=chunks, simulated=len(missing), bytes=written, digest=manifest.digest)
+    return IntegrateSummary(
+        count=count,
+        chunks=chunks,
+        simulated=len(missing),
+        bytes=made.bytes,
+        digest=manifest.digest,
+        slowest_chunk=made.slowest.chunk if made.slowest else None,
+        slowest_seconds=made.slowest.seconds if made.slowest else 0.0,
+    )
 
 
 def verify_store(store: Path, *, rows: int) -> Verification:
@@ -181,8 +200,8 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
 
 def simulate(
     store: TrajectoryStore, chunks: Iterable[int], *, velocity: Path, executor: Executor, progress: Progress
-) -> int:
-    """Simulate and commit the given chunks; give the bytes written.
+) -> Made:
+    """Simulate and commit the given chunks.
 
     Raises:
         DamagedError: the velocity is not the one that the store was planned with.
@@ -195,7 +214,7 @@ def simulate(
 
 def simulate_spread(
     store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor, progress: Progress
-) -> int:
+) -> Made:
     """Simulate chunks here, one after another, each velocity summed over all shards by the executor's workers.
 
     For data that are larger than a worker's memory; the bytes are the same.
@@ -206,15 +225,17 @@ def simulate_spread(
     return _follow(receipts, rows=len(chunks) * store.plan.chunk_rows, progress=progress)
 
 
-def _follow(receipts: Iterable[Receipt], *, rows: int, progress: Progress) -> int:
-    """Tell how far the work is as its receipts come in, and give the bytes written."""
-    done = written = 0
+def _follow(receipts: Iterable[Receipt], *, rows: int, progress: Progress) -> Made:
+    """Tell how far the work is as its receipts come in, and give their sum."""
+    made = Made()
     for receipt in receipts:
-        done += receipt.rows
-        written += receipt.bytes
+        made.rows += receipt.rows
+        made.bytes += receipt.bytes
+        if made.slowest is None or receipt.seconds > made.slowest.seconds:
+            made.slowest = receipt
         logger.debug("chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds)
-        progress(done, rows, "trajectories")
-    return written
+        progress(made.rows, rows, f"trajectories, {made.bytes / 1e6:,.0f} MB")
+    return made
 
 
 def simulate_chunk(task: ChunkTask) -> Receipt:

@@ -42,6 +42,13 @@ def mark_slowly(marker: Path) -> None:
     marker.touch()
 
 
+def hang_once(marker: Path) -> str:
+    if marker.name == "hangs" and not marker.exists():
+        marker.touch()
+        time.sleep(60)
+    return marker.name
+
+
 def our_handler(*_: object) -> None:
     """Stand for a handler that someone set before."""
 
@@ -100,6 +107,18 @@ def test_what_has_not_begun_is_never_begun_once_nobody_asks(cluster: RayExecutor
 @pytest.mark.slow
 def test_a_task_whose_worker_was_killed_runs_again(cluster: RayExecutor, tmp_path: Path) -> None:
     assert len(list(cluster.map(die_once, [tmp_path / "marker"]))) == 1
+
+
+@pytest.mark.slow
+def test_an_item_that_hangs_is_given_to_a_second_worker_and_counts_once(
+    cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tasks.executor.STRAGGLER_SECONDS", 1.0)
+    names = ["a", "hangs", *"bcdefgh"]
+    began = time.monotonic()
+    assert sorted(cluster.map(hang_once, [tmp_path / name for name in names])) == sorted(names)
+    assert time.monotonic() - began < 30
+    assert [record.getMessage().split(":")[1] for record in caplog.records] == [" trying it anew"]
 
 
 @pytest.mark.slow

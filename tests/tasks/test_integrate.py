@@ -420,3 +420,15 @@ def test_a_velocity_of_other_classes_than_the_data_has_is_refused(drift: Drift, 
     with pytest.raises(InputError, match=r"knows 2 classes, .* has 3; estimate the velocity anew"):
         integrate(conditional_request(tmp_path, classes=2), executor=SerialExecutor(), progress=silent)
     assert not (tmp_path / "trajectories.zarr").exists()
+
+
+def test_the_summary_and_the_progress_tell_bytes_and_the_slowest_chunk(tmp_path: Path) -> None:
+    heard: list[tuple[int, int, str]] = []
+    summary = integrate(request_of(tmp_path), executor=SerialExecutor(), progress=lambda *args: heard.append(args))
+    assert [(done, total) for done, total, _ in heard] == [(16, 48), (32, 48), (48, 48)]
+    assert heard[-1][2] == "trajectories, 0 MB"
+    assert summary.bytes == 3 * (16 * 5 * 2 * 4 + 4)  # and a CRC32C each
+    assert summary.slowest_chunk in (0, 1, 2)
+    assert summary.slowest_seconds > 0
+    again = integrate(request_of(tmp_path), executor=SerialExecutor(), progress=silent)
+    assert (again.simulated, again.bytes, again.slowest_chunk) == (0, 0, None)
