@@ -128,15 +128,25 @@ class TrajectoryStore:
         Raises:
             CommitConflictError: an earlier attempt gave other bytes.
             DamagedError: the bytes read back are not those written.
+            OSError: the disk is full, or may not be written; the message names the chunk.
             ValueError: wrong shape or type, or labels where there are none, or none where there are.
         """
         began = time.monotonic() if started is None else started
         shard = Shard(chunk * self.plan.chunk_rows, (chunk + 1) * self.plan.chunk_rows)
         contents = [array.encode(values) for array, values in zip(self._arrays, self._values(x, label), strict=True)]
         promised = [digest(content) for content in contents]
-        if not self.ledger.is_committed(chunk):  # committed bytes are never touched, by other bytes least of all
-            for array, content, expected in zip(self._arrays, contents, promised, strict=True):
-                array.write(chunk, content, promised=expected)
+        try:
+            if not self.ledger.is_committed(chunk):  # committed bytes are never touched, by other bytes least of all
+                for array, content, expected in zip(self._arrays, contents, promised, strict=True):
+                    array.write(chunk, content, promised=expected)
+        except OSError as error:
+            if error.errno is None:  # one of ours, which says it all
+                raise
+            raise OSError(
+                error.errno,
+                f"chunk {chunk} of {self.path} could not be written ({error.strerror}); what is committed is kept: "
+                "mend that, and run the same command again",
+            ) from error
         commit = Commit(
             chunk=chunk,
             start=shard.start,

@@ -1,5 +1,6 @@
 """The trajectory store: what is committed is read back to the bit, what is not is never taken for data."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -50,6 +51,26 @@ def test_values_that_compare_unequal_to_themselves_come_back_too(codec: str, tmp
         store.write_chunk(0, x)
         assert store.read_chunk(0).tobytes() == x.tobytes()
         store.retract(0)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, OSError), (errno.EACCES, PermissionError)])
+def test_a_disk_that_takes_no_more_names_the_chunk_and_keeps_the_others(
+    number: int, kind: type[OSError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path, rows=8, chunks=(0,))
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "the reason")
+
+    monkeypatch.setattr("storage.arrays.write_atomic", refuse)
+    with pytest.raises(kind) as caught:
+        store.write_chunk(1, values(store.plan, 1))
+    monkeypatch.undo()
+    assert caught.value.errno == number
+    assert f"chunk 1 of {store.path} could not be written (the reason)" in str(caught.value)
+    assert store.ledger.committed() == {0}
+    store.write_chunk(1, values(store.plan, 1))
+    assert store.verify(rows=8).bad == ()
 
 
 def test_any_zarr_reader_opens_finished_stores(tmp_path: Path) -> None:
