@@ -226,7 +226,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.repair:
         with Bars(ERR).shown() as listener, listening(listener):
             repaired = repair(run)
-    found = verify(run)
+    found = verify(run, is_quick=options.quick)
     result = {"chunks": found.chunks, "bad": list(found.bad), "missing": list(found.missing), "repaired": repaired}
     if options.json:
         _print_json(result)
@@ -367,7 +367,9 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, command, about)
         sub.add_argument("run", metavar="RUN", help="name of the run")
         if name == "verify":
-            sub.add_argument("--repair", action="store_true", help="simulate bad and missing chunks anew")
+            how = sub.add_mutually_exclusive_group()
+            how.add_argument("--repair", action="store_true", help="simulate bad and missing chunks anew")
+            how.add_argument("--quick", action="store_true", help="look at records and sizes, and read no trajectory")
         if name == "sample":
             sub.add_argument("--count", type=int, required=True, help="number of samples")
             sub.add_argument("--steps", type=int, default=1, help="network evaluations a sample")

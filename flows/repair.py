@@ -23,9 +23,9 @@ def holder_of_trajectories(run: Run) -> Run:
     return holder
 
 
-def verify(run: Run) -> Verification:
-    """Recompute the digest of every chunk that a run's trajectories need."""
-    return verify_store(run.paths.trajectories, rows=run.config.trajectories.count)
+def verify(run: Run, *, is_quick: bool = False) -> Verification:
+    """Recompute the digest of every chunk that a run's trajectories need; or look at records and sizes only."""
+    return verify_store(run.paths.trajectories, rows=run.config.trajectories.count, is_quick=is_quick)
 
 
 def repair(run: Run) -> list[int]:

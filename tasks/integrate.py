@@ -156,9 +156,9 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     )
 
 
-def verify_store(store: Path, *, rows: int) -> Verification:
-    """Recompute the digest of every chunk that the first ``rows`` rows need."""
-    return TrajectoryStore.open(store).verify(rows=rows)
+def verify_store(store: Path, *, rows: int, is_quick: bool = False) -> Verification:
+    """Recompute the digest of every chunk that the first ``rows`` rows need; or look at records and sizes only."""
+    return TrajectoryStore.open(store).verify(rows=rows, is_quick=is_quick)
 
 
 def check_store(request: IntegrateRequest) -> Verification:

@@ -85,6 +85,7 @@ def test_a_flipped_byte_is_found_and_repaired_to_the_same_bytes(root: Path) -> N
     file.write_bytes(good[:99] + bytes([good[99] ^ 4]) + good[100:])
     out, _ = charflow("verify", "gaussian", root=root, code=1)
     assert "bad 2" in out
+    assert "all as committed" in charflow("verify", "gaussian", "--quick", root=root)[0]  # which reads no trajectory
     found = charflow_json("verify", "gaussian", "--repair", root=root)
     assert found == {"chunks": 10, "bad": [], "missing": [], "repaired": [2]}
     assert file.read_bytes() == good

@@ -53,6 +53,20 @@ def test_values_that_compare_unequal_to_themselves_come_back_too(codec: str, tmp
         store.retract(0)
 
 
+def test_a_quick_look_finds_what_is_gone_or_cut_short_and_not_a_flipped_byte(tmp_path: Path) -> None:
+    store = filled(tmp_path, rows=20, chunks=range(5))
+    gone, short, flipped, record = (chunk_file(store, k) for k in range(4))
+    gone.unlink()
+    short.write_bytes(short.read_bytes()[:-1])
+    content = bytearray(flipped.read_bytes())
+    content[5] ^= 1
+    flipped.write_bytes(content)
+    record_file(store, 3).write_bytes(record_file(store, 3).read_bytes().replace(b'"start": 12', b'"start": 13'))
+    assert record.exists()
+    assert store.verify(rows=20, is_quick=True).bad == (0, 1, 3)
+    assert store.verify(rows=20).bad == (0, 1, 2, 3)
+
+
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, OSError), (errno.EACCES, PermissionError)])
 def test_a_disk_that_takes_no_more_names_the_chunk_and_keeps_the_others(
     number: int, kind: type[OSError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
