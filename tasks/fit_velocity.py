@@ -29,8 +29,8 @@ from tasks.specs import (
     VelocitySpec,
 )
 from tasks.training.checkpoint import weights_from_bytes
-from tasks.training.ddp import cluster_device, run_distributed
-from tasks.training.device import describe, place_training, warn_of_fallback
+from tasks.training.ddp import train_on_cluster
+from tasks.training.device import describe, place_training
 from tasks.training.fit import fit, is_published, require_network, resume
 from tasks.training.group import Group
 from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible
@@ -120,16 +120,14 @@ def _train(request: VelocityRequest, *, progress: Progress) -> float:
     require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
     _class_count(request, store)
     require_network("velocity", spec.network, store.dim)
-    device = cluster_device(request.device)
-    warn_of_fallback("velocity", spec, device)
-    return run_distributed(
+    return train_on_cluster(
         train_velocity,
         request,
-        workers=spec.workers,
+        section="velocity",
+        spec=spec,
         place=request.place,
-        steps=spec.steps,
+        device=request.device,
         progress=progress,
-        device=device,
     )
 
 

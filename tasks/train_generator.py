@@ -20,8 +20,8 @@ from tasks.networks.generator import Generator
 from tasks.networks.spectral import settle_norms
 from tasks.specs import GeneratorSpec, Progress, TrainingPlace
 from tasks.training.checkpoint import weights_from_bytes
-from tasks.training.ddp import cluster_device, run_distributed
-from tasks.training.device import describe, place_training, warn_of_fallback
+from tasks.training.ddp import train_on_cluster
+from tasks.training.device import describe, place_training
 from tasks.training.fit import fit, is_published, require_network, resume
 from tasks.training.group import Group
 from tasks.transport.losses import TwoTimeMap, characteristic_fitting_loss, semigroup_loss
@@ -65,16 +65,14 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
     startup = 0.0
     if not is_published(request.place):
         require_network("generator", request.generator.network, DataStore(request.data).dim)
-        device = cluster_device(request.device)
-        warn_of_fallback("generator", request.generator, device)
-        startup = run_distributed(
+        startup = train_on_cluster(
             train_characteristics,
             request,
-            workers=request.generator.workers,
+            section="generator",
+            spec=request.generator,
             place=request.place,
-            steps=request.generator.steps,
+            device=request.device,
             progress=progress,
-            device=device,
         )
     last = read_journal(request.place.journal)[-1]
     return GeneratorSummary(

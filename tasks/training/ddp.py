@@ -20,8 +20,8 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from storage.errors import InputError
 from storage.journal import read_journal
-from tasks.specs import Progress, TrainingPlace
-from tasks.training.device import CPU, choose_device
+from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec
+from tasks.training.device import CPU, choose_device, warn_of_fallback
 from tasks.training.group import Group, alone
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,39 @@ UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 RESTARTS = 3
 _FOLLOW_SECONDS = 0.5
+
+
+def train_on_cluster(
+    worker: Callable[[Request, Group], None],
+    request: Request,
+    *,
+    section: str,
+    spec: VelocitySpec | GeneratorSpec,
+    place: TrainingPlace,
+    device: str,
+    progress: Progress,
+) -> float:
+    """Train a section's network with its workers, after saying what is not done for want of a GPU.
+
+    Gives the seconds that were not training.
+
+    Args:
+        worker: as for :func:`run_distributed`.
+        request: picklable.
+        section: of the configuration, for the words.
+        spec: its knobs.
+        place: where the files go.
+        device: ``compute.device``.
+        progress: told of the steps.
+
+    Raises:
+        InputError: a GPU was asked for and the cluster has none.
+    """
+    found = cluster_device(device)
+    warn_of_fallback(section, spec, found)
+    return run_distributed(
+        worker, request, workers=spec.workers, place=place, steps=spec.steps, progress=progress, device=found
+    )
 
 
 def run_distributed(

@@ -77,8 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_config("moons", changes=[*CHANGES, f"dataset.path={folder / 'two.npz'}"])
     with pytest.MonkeyPatch.context() as patch:
         for step in ("fit_velocity", "train_generator"):
-            patch.setattr(f"tasks.{step}.run_distributed", train_here)
-            patch.setattr(f"tasks.{step}.cluster_device", lambda asked: "cpu")
+            patch.setattr(f"tasks.{step}.train_on_cluster", train_here)
         run = open_run(config, root=folder / "runs", name="two", source="moons", until="train_generator")
         with run.in_progress():
             for step in run.pending:

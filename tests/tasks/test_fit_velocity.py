@@ -198,8 +198,8 @@ def test_a_cpu_says_what_it_does_not_do_and_the_summary_what_it_did(
         train_velocity(request, alone(CPU))
         return 0.0
 
-    monkeypatch.setattr("tasks.fit_velocity.cluster_device", lambda asked: {"auto": "cpu"}[asked])
-    monkeypatch.setattr("tasks.fit_velocity.run_distributed", here)
+    monkeypatch.setattr("tasks.training.ddp.cluster_device", lambda asked: {"auto": "cpu"}[asked])
+    monkeypatch.setattr("tasks.training.ddp.run_distributed", here)
     request = replace(request_of(tmp_path, MOONS, replace(SMALL, precision="bf16", compile=True)), device="auto")
     with caplog.at_level(logging.WARNING):
         summary = fit_velocity(request, progress=silent)
