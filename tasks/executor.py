@@ -11,6 +11,7 @@ import signal
 import socket
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ Result = TypeVar("Result")
 _IN_FLIGHT_PER_CPU = 3
 _LOOK_SECONDS = 1.0  # between looks for items that take too long
 STRAGGLER_SECONDS = 10.0  # that an item may take at least
+_REMEMBERED = 1000  # items, for the median
 _FAR_LONGER = 3.0  # and times the median of those before it
 _CONNECT_SECONDS = 5.0
 _PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves
@@ -91,7 +93,7 @@ class _Flight(Generic[Item]):
     def __init__(self, remote: Any) -> None:
         self._remote = remote
         self._attempts: dict[Any, _Asked[Item]] = {}
-        self._took: list[float] = []  # seconds of those that landed
+        self._took: deque[float] = deque(maxlen=_REMEMBERED)  # seconds of those that landed
         self.items = 0
 
     @property

@@ -199,17 +199,17 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
 
 
 def simulate(
-    store: TrajectoryStore, chunks: Iterable[int], *, velocity: Path, executor: Executor, progress: Progress
+    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor, progress: Progress
 ) -> Made:
     """Simulate and commit the given chunks.
 
     Raises:
         DamagedError: the velocity is not the one that the store was planned with.
     """
-    tasks = [
+    tasks = (
         ChunkTask(velocity=velocity, digest=store.plan.velocity, store=store.path, chunk=chunk) for chunk in chunks
-    ]
-    return _follow(executor.map(simulate_chunk, tasks), rows=len(tasks) * store.plan.chunk_rows, progress=progress)
+    )  # made when asked for: a million of them would be most of the driver's memory
+    return _follow(executor.map(simulate_chunk, tasks), rows=len(chunks) * store.plan.chunk_rows, progress=progress)
 
 
 def simulate_spread(
