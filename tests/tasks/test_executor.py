@@ -14,6 +14,7 @@ from tasks.executor import (
     RayExecutor,
     SerialExecutor,
     UnreachableClusterError,
+    _Flight,
     ray_session,
     require_reachable,
 )
@@ -119,6 +120,33 @@ def test_an_item_that_hangs_is_given_to_a_second_worker_and_counts_once(
     assert sorted(cluster.map(hang_once, [tmp_path / name for name in names])) == sorted(names)
     assert time.monotonic() - began < 30
     assert [record.getMessage().split(":")[1] for record in caplog.records] == [" trying it anew"]
+
+
+def test_of_two_attempts_at_an_item_the_first_result_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster of more nodes than ours: both attempts end while other items are still on their way."""
+    import ray
+
+    class Remote:
+        def remote(self, item: str) -> str:
+            sent.append(f"{item} {sent.count(f'{item} 0')}")
+            return sent[-1]
+
+    sent: list[str] = []
+    ends: list[str] = []
+    monkeypatch.setattr(ray, "wait", lambda references, **_: ([ends.pop(0)], []))
+    monkeypatch.setattr("tasks.executor._get", lambda reference: reference)
+    monkeypatch.setattr("tasks.executor.STRAGGLER_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.executor._FAR_LONGER", 0.0)
+    flight = _Flight[str](Remote())
+    for item in ("a", "late", "b"):
+        flight.ask(item)
+    ends += ["a 0", "late 1", "late 0", "b 0"]
+    assert list(flight.landed()) == ["a 0"]
+    flight.ask_stragglers()
+    flight.ask_stragglers()
+    assert sent == ["a 0", "late 0", "b 0", "late 1", "b 1"]  # once each
+    assert [list(flight.landed()) for _ in range(3)] == [["late 1"], [], ["b 0"]]
+    assert (flight.items, flight.attempts) == (0, 1)
 
 
 @pytest.mark.slow
