@@ -15,7 +15,7 @@ from storage.journal import read_journal
 from storage.models import StoredModel, publish_model, read_model
 from tasks.executor import Executor, SerialExecutor
 from tasks.fit_kernel import fit_kernel, kernel_field
-from tasks.networks.build import build_denoiser, network_spec_from
+from tasks.networks.build import build_denoiser, rebuild
 from tasks.networks.denoiser import Denoiser
 from tasks.networks.spectral import settle_norms
 from tasks.specs import (
@@ -215,17 +215,7 @@ def load_velocity(folder: Path) -> VelocityField:
 
 def build_stored_denoiser(model: StoredModel) -> Denoiser:
     """Give the velocity network that a model's folder holds."""
-    spec = model.spec
-    denoiser = build_denoiser(
-        network_spec_from(spec["network"]),
-        tuple(spec["dim"]),
-        seed=0,
-        interpolant=spec["interpolant"],
-        data_std=spec["data_std"],
-        classes=spec.get("classes", 0),
-    )
-    denoiser.load_state_dict(weights_from_bytes(model.weights))
-    return denoiser
+    return rebuild(build_denoiser, model.spec, weights_from_bytes(model.weights))
 
 
 def _publish_oracle(request: VelocityRequest) -> None:

@@ -291,12 +291,12 @@ def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Fl
     states = torch.from_numpy(_buffer((plan.chunk_rows, len(plan.times), *plan.dim), plan.dtype))
     grid = torch.tensor(plan.solver_times, dtype=torch.float64)
     dtype = getattr(torch, plan.solver_dtype)
-    interpolant = Interpolant(plan.interpolant)
+    interpolant, kept = Interpolant(plan.interpolant), plan.kept
     for low in range(0, plan.chunk_rows, plan.sub_batch):
         high = min(low + plan.sub_batch, plan.chunk_rows)
         x0 = standard_normal(plan.seed, start + low, start + high, plan.dim, stream=TRAJECTORIES).to(dtype)
         rows_field = given_labels(plan, field, row_labels(plan, start + low, start + high))
-        solve(rows_field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high], kept=plan.kept)
+        solve(rows_field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high], kept=kept)
     finite = torch.isfinite(states[:, -1]).flatten(1).all(1)
     if not finite.all():
         row = start + int(torch.nonzero(~finite)[0])

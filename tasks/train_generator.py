@@ -15,7 +15,7 @@ from storage.models import read_model
 from storage.stream import PairBatch, PairStream, Place, StreamSpec
 from storage.trajectories import TrajectoryStore
 from tasks.fit_velocity import build_stored_denoiser
-from tasks.networks.build import build_generator, network_spec_from, warm_start
+from tasks.networks.build import build_generator, rebuild, warm_start
 from tasks.networks.generator import Generator
 from tasks.networks.spectral import settle_norms
 from tasks.specs import GeneratorSpec, Progress, TrainingPlace
@@ -189,15 +189,7 @@ def load_generator(folder: Path) -> StoredGenerator:
     """Read a published generator for use in standardised units, without gradients."""
     model = read_model(folder)
     spec = model.spec
-    generator = build_generator(
-        network_spec_from(spec["network"]),
-        tuple(spec["dim"]),
-        seed=0,
-        interpolant=spec["interpolant"],
-        data_std=spec["data_std"],
-        classes=spec.get("classes", 0),
-    )
-    generator.load_state_dict(weights_from_bytes(model.weights))
+    generator = rebuild(build_generator, spec, weights_from_bytes(model.weights))
     settle_norms(generator)
     return StoredGenerator(
         generator=generator.requires_grad_(False),

@@ -1,5 +1,7 @@
 """What holds for every test: the packages under test are those of this checkout, and nothing depends on the machine."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,12 @@ class OneClusterAtATime(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
     return OneClusterAtATime(config, log)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Leave the handlers of this process as they were; for tests that call the command line in it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

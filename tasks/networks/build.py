@@ -1,10 +1,10 @@
 """Networks from their specs: the one place where a kind of backbone is chosen."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.networks.denoiser import Denoiser
 from tasks.networks.generator import Generator
@@ -13,6 +13,8 @@ from tasks.networks.spectral import bound_norms
 from tasks.networks.unet import UNet, level_sides
 from tasks.specs import NETWORK_KINDS, NetworkSpec
 from tasks.transport.interpolant import Interpolant
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_backbone(
@@ -46,6 +48,26 @@ def build_generator(
     """Give the generator for states of shape ``dim``."""
     backbone = build_backbone(spec, dim, seed=seed, two_times=True, classes=classes)
     return Generator(backbone, interpolant=Interpolant(interpolant), data_std=data_std)
+
+
+def rebuild(build: Callable[..., Network], spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Network:
+    """Give the network of a published model by :func:`build_denoiser` or :func:`build_generator`.
+
+    Args:
+        build: one of the two.
+        spec: the model's specification; one that was published before there were classes says nothing of them.
+        weights: of the model.
+    """
+    network = build(
+        network_spec_from(spec["network"]),
+        tuple(spec["dim"]),
+        seed=0,
+        interpolant=spec["interpolant"],
+        data_std=spec["data_std"],
+        classes=spec.get("classes", 0),
+    )
+    network.load_state_dict(weights)
+    return network
 
 
 def network_spec_from(stored: Mapping[str, Any]) -> NetworkSpec:

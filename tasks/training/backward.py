@@ -19,10 +19,8 @@ def backward(loss: Callable[[Batch], Tensor], batch: Batch, *, rows: int = 0) ->
         rows: computed at once, which bounds the memory; 0: all. The sum is the same up to rounding.
     """
     if rows == 0:
-        value = loss(batch)
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.detach()
-    parts = [share * _of_part(loss, part, share) for part, share in _cut(batch, rows)]
+        return _backward(loss(batch))
+    parts = [_backward(share * loss(part)) for part, share in _cut(batch, rows)]
     return sum(parts[1:], parts[0])
 
 
@@ -32,9 +30,8 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return replace(batch, **{name: function(x) for name, x in tensors.items()})
 
 
-def _of_part(loss: Callable[[Batch], Tensor], part: Batch, share: float) -> Tensor:
-    value = loss(part)
-    (share * value).backward()  # type: ignore[no-untyped-call]
+def _backward(value: Tensor) -> Tensor:
+    value.backward()  # type: ignore[no-untyped-call]
     return value.detach()
 
 

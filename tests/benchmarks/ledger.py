@@ -15,24 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.commits import Commit, Ledger
-from storage.specs import TrajectoryPlan
 from storage.trajectories import TrajectoryStore
+from tests.storage.stores import plan_of
 
 CHUNKS = 100_000
 ROUNDS = 3
-PLAN = TrajectoryPlan(
-    dim=(2,),
-    times=(0.0, 1.0),
-    chunk_rows=1,
-    dtype="float32",
-    codec="none",
-    interpolant="linear",
-    grid="uniform",
-    solver="euler",
-    seed=0,
-    sub_batch=1,
-    velocity="0" * 40,
-)
+PLAN = plan_of(dim=(2,), times=(0.0, 1.0), chunk_rows=1)
 
 
 def fill(store: TrajectoryStore) -> None:

@@ -13,6 +13,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import solve
 from tasks.transport.synthetic import oracle_target
 from tasks.transport.targets import OracleField
+from tests.storage.stores import plan_of
 
 ROWS, DIM, STEPS = 1024, 64, 32
 CHUNKS = 8
@@ -54,64 +56,57 @@ def characteristics(grid: torch.Tensor) -> Floats:
     return solve(OracleField(interpolant, target), x0, grid, solver="euler", interpolant=interpolant).numpy()
 
 
-def plan_of(grid: torch.Tensor, precision: str, codec: str, save: str) -> TrajectoryPlan:
+def plan_of_way(grid: torch.Tensor, precision: str, codec: str, save: str) -> TrajectoryPlan:
     steps, (dtype, bits) = saved_steps(save, last=STEPS), stored_precision(precision)
-    return TrajectoryPlan(
+    return plan_of(
         dim=(DIM,),
         times=tuple(grid[list(steps)].tolist()),
         chunk_rows=ROWS,
         dtype=dtype,
         codec=codec,
-        interpolant="linear",
-        grid="uniform",
-        solver="euler",
-        seed=0,
-        sub_batch=ROWS,
-        velocity="0" * 32,
         grid_times=tuple(grid.tolist()),
         mantissa_bits=bits,
     )
 
 
-def measure_way(folder: Path, states: Floats, plan: TrajectoryPlan) -> dict[str, float]:
-    """Give bytes a trajectory, GB/s of writing and reading, and the relative error of the last state."""
-    store = TrajectoryStore.create(folder / "trajectories.zarr", plan, rows=CHUNKS * ROWS)
-    kept = states[:, list(plan.kept)].astype(plan.dtype)
-    written, read, size = [], [], 0
+def measure_way(states: Floats, write: Callable[[int], int], read: Callable[[int], Floats]) -> dict[str, float]:
+    """Give bytes a trajectory, GB/s of writing and reading, and the relative error of the last state.
+
+    Args:
+        states: as they are computed.
+        write: writes the chunk of this number, and tells its bytes.
+        read: reads it.
+    """
+    written, taken, size, found = [], [], 0, states
     for chunk in range(CHUNKS):
         began = time.perf_counter()
-        size = store.write_chunk(chunk, kept).bytes
+        size = write(chunk)
         written.append(time.perf_counter() - began)
     for chunk in range(CHUNKS):
         began = time.perf_counter()
-        found = store.read_chunk(chunk)
-        read.append(time.perf_counter() - began)
+        found = read(chunk)
+        taken.append(time.perf_counter() - began)
     gaps = found[:, -1].astype(np.float64) - states[:, -1]
     return {
         "bytes": size / ROWS,
         "write": states.nbytes / statistics.median(written) / 1e9,
-        "read": states.nbytes / statistics.median(read) / 1e9,
+        "read": states.nbytes / statistics.median(taken) / 1e9,
         "error": float(np.sqrt(np.square(gaps).mean() / np.square(states[:, -1], dtype=np.float64).mean())),
     }
 
 
+def stored(folder: Path, states: Floats, plan: TrajectoryPlan) -> dict[str, float]:
+    store = TrajectoryStore.create(folder / "trajectories.zarr", plan, rows=CHUNKS * ROWS)
+    kept = states[:, list(plan.kept)].astype(plan.dtype)
+    return measure_way(states, lambda chunk: store.write_chunk(chunk, kept).bytes, store.read_chunk)
+
+
 def bare(folder: Path, states: Floats) -> dict[str, float]:
-    """Give the same of ``numpy.save`` and ``numpy.load``."""
-    written, read = [], []
-    for chunk in range(CHUNKS):
-        began = time.perf_counter()
+    def write(chunk: int) -> int:
         np.save(folder / f"{chunk}.npy", states)
-        written.append(time.perf_counter() - began)
-    for chunk in range(CHUNKS):
-        began = time.perf_counter()
-        np.load(folder / f"{chunk}.npy")
-        read.append(time.perf_counter() - began)
-    return {
-        "bytes": states.nbytes / ROWS,
-        "write": states.nbytes / statistics.median(written) / 1e9,
-        "read": states.nbytes / statistics.median(read) / 1e9,
-        "error": 0.0,
-    }
+        return states.nbytes
+
+    return measure_way(states, write, lambda chunk: np.asarray(np.load(folder / f"{chunk}.npy")))
 
 
 def measure() -> dict[str, object]:
@@ -124,7 +119,7 @@ def measure() -> dict[str, object]:
             folder = Path(scratch) / name.replace(" ", "-")
             folder.mkdir()
             way = name.split()
-            found[name] = bare(folder, states) if name == "limit" else measure_way(folder, states, plan_of(grid, *way))
+            found[name] = bare(folder, states) if name == "limit" else stored(folder, states, plan_of_way(grid, *way))
     results = {name: round(facts["write"], 3) for name, facts in found.items()}
     detail = {
         name: f"{facts['bytes']:.0f} B a trajectory, read {facts['read']:.2f} GB/s, error {facts['error']:.1e}"

@@ -1,7 +1,6 @@
 """The conditional road in this process: labelled data, a network velocity, guided trajectories, a class on demand."""
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tasks.integrate import row_labels
 from tasks.train_generator import load_generator
 from tasks.training.group import Group, alone
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals")]
 
 MEANS = np.array([[-3.0, 0.0], [3.0, 1.0]])
 SPREADS = np.array([0.3, 0.6])
@@ -50,15 +49,6 @@ CHANGES = (
     "generator.warm_start=true",
     "generator.semigroup=0.1",
 )
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Leave the handlers of this process as they were."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def train_here(worker: Callable[[Any, Group], None], request: Any, **_: object) -> float:

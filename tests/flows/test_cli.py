@@ -1,13 +1,13 @@
 """The command line's answers to bad input: one line, exit code 2, nothing half-written."""
 
-import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.cli import main
+
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -16,15 +16,6 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
     out, err = capsys.readouterr()
     assert isinstance(caught.value.code, int)
     return caught.value.code, out, err
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Leave the handlers of this process as they were."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
