@@ -33,14 +33,16 @@ def repair(run: Run) -> list[int]:
 
     Raises:
         InputError: the run has no velocity to simulate with.
+        RunBusyError: another process works on the run.
     """
     if "fit_velocity" not in run.record.steps:
         raise InputError(f"run {run.record.name!r} has no velocity to repair with; run it until integrate first")
     request = integrate_request(run)
-    found = check_store(request)
-    bad = sorted({*found.bad, *found.missing})
     listener = current_listener()
     with ExitStack() as stack:
+        stack.enter_context(run.catalog.held(run.record.name))
+        found = check_store(request)
+        bad = sorted({*found.bad, *found.missing})
         executor: Executor = SerialExecutor()
         if bad:
             listener.began("integrate")

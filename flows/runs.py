@@ -98,9 +98,17 @@ class Run:
 
     @contextmanager
     def in_progress(self) -> Iterator[None]:
-        """Keep the run's status true while it is worked on, whatever ends it."""
+        """Work on the run alone, and keep its status true, whatever ends it.
+
+        Raises:
+            RunBusyError: another process works on it.
+        """
+        with self.catalog.held(self.record.name):
+            yield from self._recorded()
+
+    def _recorded(self) -> Iterator[None]:
         self.record = self.catalog.update(
-            self.record,
+            self.catalog.get(self.record.name),  # as the process before this one left it
             status="running",
             error="",
             host=os.uname().nodename,
@@ -146,6 +154,7 @@ def open_run(config: PipelineConfig, *, root: Path, name: str, source: str, unti
     Raises:
         InputError: the step is unknown, the dataset is missing, the root cannot be written, or the name belongs to
             another configuration or to the same one over other data.
+        RunBusyError: another process works on the run.
     """
     if until not in STEPS:
         raise InputError(f"--until must be one of {', '.join(STEPS)}, got {until!r}")
@@ -165,9 +174,10 @@ def open_run(config: PipelineConfig, *, root: Path, name: str, source: str, unti
         raise _conflict(catalog, asked, config, error) from None
     if not name and "ingest" not in record.steps:
         _warn_of_change(catalog, record, config)
-    catalog.write_config(record.name, dump_config(config))
     run = Run(config, catalog=catalog, record=record, until=until)
-    run.adopt()
+    with catalog.held(record.name):
+        catalog.write_config(record.name, dump_config(config))
+        run.adopt()
     return run
 
 

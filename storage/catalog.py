@@ -4,21 +4,25 @@ A stage is addressed by its key, so a run may use what another run made: its rec
 command follows that name. Nothing is copied or linked.
 """
 
+import errno
+import fcntl
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from storage.atomic import create_exclusive, write_atomic
-from storage.errors import DamagedError, InputError, RunConflictError, UnknownRunError, VersionError
+from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError, VersionError
 from storage.paths import RunPaths
 from storage.specs import SCHEMA_VERSION
 
 STATUSES = ("new", "running", "partial", "finished", "failed", "interrupted")  # partial: done as far as was asked
+_HELD = (errno.EAGAIN, errno.EACCES)  # what a lock says that another process has
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -108,6 +112,30 @@ class Catalog:
             if record.identity == identity:
                 return record
         raise RunConflictError(f"run {name!r} has another configuration")
+
+    @contextmanager
+    def held(self, run: str) -> Iterator[None]:
+        """Work on a run alone, as long as the block lasts or the process lives.
+
+        The lock is the host's: it keeps two commands from one run, and goes with its process, however that ends. Two
+        hosts that work on one run do so twice and harm nothing but the record.
+
+        Raises:
+            RunBusyError: another process works on it.
+        """
+        with self.paths(run).lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in _HELD:
+                    raise self._busy(run) from None
+                # a file system without locks: nothing is lost but the warning
+            yield
+
+    def _busy(self, run: str) -> RunBusyError:
+        record = self.get(run)
+        who = f"process {record.pid} on {record.host}" if record.status == "running" else "another process"
+        return RunBusyError(f"run {run!r} is being worked on by {who}; wait for it, or end it, then run this again")
 
     def write_config(self, run: str, text: str) -> None:
         """Keep the resolved configuration of a run, TOML."""

@@ -159,8 +159,10 @@ class Ledger:
         known = self._sealed_digests(before)
         digests = {str(chunk): known.get(str(chunk)) or dict(self.read(chunk).files) for chunk in range(chunks)}
         content = canonical(digests)
-        write_atomic(self._digests, content)
         manifest = Manifest(rows=rows, chunks=chunks, plan=fingerprint(self.plan()), digest=digest(content))
+        if manifest == before and known:
+            return manifest
+        write_atomic(self._digests, content)
         write_atomic(self.folder / "manifest.json", _pretty(asdict(manifest)))
         return manifest
 

@@ -17,6 +17,10 @@ class RunConflictError(InputError):
     """The name belongs to a run with another configuration."""
 
 
+class RunBusyError(StorageError):
+    """Another process is at work on the run."""
+
+
 class PlanConflictError(StorageError):
     """The store in this place was planned otherwise."""
 

@@ -27,6 +27,11 @@ class RunPaths:
         return self.folder / "run.json"
 
     @property
+    def lock(self) -> Path:
+        """The file that is locked by the process that works on the run."""
+        return self.folder / ".lock"
+
+    @property
     def data(self) -> Path:
         """The standardised dataset, a Zarr group."""
         return self.folder / "data.zarr"

@@ -8,6 +8,8 @@ import math
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,30 +137,22 @@ class TrajectoryStore:
         shard = Shard(chunk * self.plan.chunk_rows, (chunk + 1) * self.plan.chunk_rows)
         contents = [array.encode(values) for array, values in zip(self._arrays, self._values(x, label), strict=True)]
         promised = [digest(content) for content in contents]
-        try:
+        with self._naming(chunk):
             if not self.ledger.is_committed(chunk):  # committed bytes are never touched, by other bytes least of all
                 for array, content, expected in zip(self._arrays, contents, promised, strict=True):
                     array.write(chunk, content, promised=expected)
-        except OSError as error:
-            if error.errno is None:  # one of ours, which says it all
-                raise
-            raise OSError(
-                error.errno,
-                f"chunk {chunk} of {self.path} could not be written ({error.strerror}); what is committed is kept: "
-                "mend that, and run the same command again",
-            ) from error
-        commit = Commit(
-            chunk=chunk,
-            start=shard.start,
-            stop=shard.stop,
-            files={array.key(chunk): found for array, found in zip(self._arrays, promised, strict=True)},
-            bytes=sum(len(content) for content in contents),
-            plan=self._fingerprint,
-            attempt=uuid.uuid4().hex[:12],
-            seconds=round(time.monotonic() - began, 4),
-            host=os.uname().nodename,
-        )
-        self.ledger.publish(commit)
+            commit = Commit(
+                chunk=chunk,
+                start=shard.start,
+                stop=shard.stop,
+                files={array.key(chunk): found for array, found in zip(self._arrays, promised, strict=True)},
+                bytes=sum(len(content) for content in contents),
+                plan=self._fingerprint,
+                attempt=uuid.uuid4().hex[:12],
+                seconds=round(time.monotonic() - began, 4),
+                host=os.uname().nodename,
+            )
+            self.ledger.publish(commit)
         return commit
 
     def read_chunk(self, chunk: int, *, out: Floats | None = None) -> Floats:
@@ -232,6 +226,20 @@ class TrajectoryStore:
     def sweep(self) -> int:
         """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
         return sweep(self.path) + self.ledger.sweep()
+
+    @contextmanager
+    def _naming(self, chunk: int) -> Iterator[None]:
+        """Say which chunk a disk did not take, and what to do."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:  # one of ours, which says it all
+                raise
+            raise OSError(
+                error.errno,
+                f"chunk {chunk} of {self.path} could not be written ({error.strerror}); what is committed is kept: "
+                "mend that, and run the same command again",
+            ) from error
 
     def _values(self, x: Floats, label: Labels | None) -> list[npt.NDArray[Any]]:
         """Give a chunk's values in the order of the arrays."""

@@ -103,6 +103,9 @@ def test_a_driver_asked_to_end_in_the_middle_of_a_training_keeps_its_checkpoint(
     driver = start("run", "gaussian", root=root, changes=changes)
     checkpoints = "gaussian/velocity/checkpoints/*/step-*.json"
     assert wait_until(lambda: any(root.glob(checkpoints)), seconds=200), driver.communicate(timeout=10)
+    _, told = charflow("run", "gaussian", root=root, changes=changes, code=1)
+    assert told.count("\n") == 1
+    assert f"run 'gaussian' is being worked on by process {driver.pid}" in told
     below = engines_of(driver.pid)
     os.kill(driver.pid, signal.SIGTERM)
     out, err = driver.communicate(timeout=60)

@@ -15,7 +15,7 @@ from flows.config import load_config
 from flows.runs import Run, open_run, reopen
 from flows.stages import STEPS
 from storage.catalog import Catalog
-from storage.errors import InputError, RunConflictError
+from storage.errors import InputError, RunBusyError, RunConflictError
 
 
 def open_moons(root: Path, *changes: str, name: str = "", until: str = "evaluate") -> Run:
@@ -212,6 +212,19 @@ def test_a_run_that_is_at_work_is_not_taken_from_its_process(tmp_path: Path, cap
             open_archive(tmp_path, path, name="moons")
         assert open_archive(tmp_path, path).record.name.startswith("moons-")
         assert caplog.records == []  # nothing was ingested yet
+
+
+def test_a_run_that_is_at_work_is_left_to_its_process(tmp_path: Path) -> None:
+    run = open_moons(tmp_path)
+    late = open_moons(tmp_path)
+    with run.in_progress():
+        with pytest.raises(RunBusyError, match=f"process {os.getpid()} on {os.uname().nodename}"):
+            open_moons(tmp_path)
+        with pytest.raises(RunBusyError), late.in_progress():
+            pass
+        run.finish("ingest", seconds=1.0, summary={})
+    with late.in_progress():
+        assert "ingest" in late.record.steps  # what was done since it was opened
 
 
 def test_a_reopened_run_keeps_the_keys_of_the_data_that_it_ingested(tmp_path: Path) -> None:

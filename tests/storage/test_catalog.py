@@ -1,7 +1,11 @@
 """The catalog: names, identities, and who holds what."""
 
+import errno
+import fcntl
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
-from storage.errors import DamagedError, InputError, RunConflictError, UnknownRunError, VersionError
+from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError, VersionError
 from tests.storage.disk import deaths
 
 ONE, OTHER = "a1b2c3" + "0" * 26, "d4e5f6" + "0" * 26
@@ -189,3 +193,46 @@ def test_a_relative_root_becomes_absolute_for_workers_elsewhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert Catalog(Path("runs")).paths("moons").folder == tmp_path / "runs" / "moons"
+
+
+def test_a_run_that_is_held_is_busy_and_says_whose_it_is(catalog: Catalog) -> None:
+    catalog.update(claim(catalog), status="running", host="node-7", pid=123)
+    words = "run 'digits' is being worked on by process 123 on node-7; wait for it"
+    with catalog.held("digits"), pytest.raises(RunBusyError, match=words), catalog.held("digits"):
+        pass
+    with catalog.held("digits"):
+        pass
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from storage.catalog import Catalog
+with Catalog(Path(sys.argv[1])).held("digits"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_goes_free_with_the_process_that_held_it_however_it_ends(catalog: Catalog) -> None:
+    claim(catalog)
+    command = [sys.executable, "-c", HOLDER, str(catalog.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunBusyError, match="by another process"), catalog.held("digits"):
+            pass
+        holder.kill()
+        holder.wait()
+    with catalog.held("digits"):
+        pass
+
+
+def test_a_file_system_without_locks_holds_nobody_back(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    claim(catalog)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with catalog.held("digits"), catalog.held("digits"):
+        pass

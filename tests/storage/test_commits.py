@@ -163,6 +163,19 @@ def test_a_seal_reads_the_records_that_the_last_one_did_not(ledger: Ledger, monk
     assert whole.seal(rows=16, chunks=4) == grown
 
 
+def test_a_seal_that_says_nothing_new_writes_nothing(ledger: Ledger) -> None:
+    for chunk in range(2):
+        ledger.publish(commit_of(ledger, chunk))
+    first = ledger.seal(rows=8, chunks=2)
+    files = [ledger.folder / name for name in ("digests.json", "manifest.json")]
+    before = [file.stat().st_ino for file in files]
+    assert ledger.seal(rows=8, chunks=2) == first
+    assert [file.stat().st_ino for file in files] == before
+    files[0].unlink()
+    assert ledger.seal(rows=8, chunks=2) == first
+    assert files[0].exists()
+
+
 @pytest.mark.parametrize("spoil", [lambda b: b"", lambda b: b"{", lambda b: b.replace(b"0000", b"0001", 1)])
 def test_digests_that_the_manifest_does_not_vouch_for_are_ignored(spoil: Any, ledger: Ledger) -> None:
     for chunk in range(2):

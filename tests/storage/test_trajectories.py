@@ -67,16 +67,17 @@ def test_a_quick_look_finds_what_is_gone_or_cut_short_and_not_a_flipped_byte(tmp
     assert store.verify(rows=20).bad == (0, 1, 2, 3)
 
 
+@pytest.mark.parametrize("what", ["storage.arrays.write_atomic", "storage.commits.create_exclusive"])  # bytes, record
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, OSError), (errno.EACCES, PermissionError)])
 def test_a_disk_that_takes_no_more_names_the_chunk_and_keeps_the_others(
-    number: int, kind: type[OSError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, kind: type[OSError], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = filled(tmp_path, rows=8, chunks=(0,))
 
     def refuse(*_: object) -> None:
         raise OSError(number, "the reason")
 
-    monkeypatch.setattr("storage.arrays.write_atomic", refuse)
+    monkeypatch.setattr(what, refuse)
     with pytest.raises(kind) as caught:
         store.write_chunk(1, values(store.plan, 1))
     monkeypatch.undo()
