@@ -35,6 +35,7 @@ class Commit:
     attempt: str  # who wrote it; for people
     seconds: float  # simulation and writing, wall time
     host: str
+    arithmetic: str = ""  # what that host makes of the velocity to the last bit; of older records unknown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,13 @@ class TrajectoryStore:
         return ChunkGrid(rows, self.plan.chunk_rows)
 
     def write_chunk(
-        self, chunk: int, x: Floats, *, label: Labels | None = None, started: float | None = None
+        self,
+        chunk: int,
+        x: Floats,
+        *,
+        label: Labels | None = None,
+        started: float | None = None,
+        arithmetic: str = "",
     ) -> Commit:
         """Write, make durable, read back and commit one whole chunk ``x`` of :attr:`chunk_shape`.
 
@@ -126,6 +132,7 @@ class TrajectoryStore:
             x: the trajectories; not kept.
             label: of each row, ``[chunk_rows]``, where the plan has classes, else None.
             started: ``time.monotonic()`` when the work began, for the record.
+            arithmetic: of the machine, for the record.
 
         Raises:
             CommitConflictError: an earlier attempt gave other bytes.
@@ -151,6 +158,7 @@ class TrajectoryStore:
                 attempt=uuid.uuid4().hex[:12],
                 seconds=round(time.monotonic() - began, 4),
                 host=os.uname().nodename,
+                arithmetic=arithmetic,
             )
             self.ledger.publish(commit)
         return commit

@@ -10,10 +10,11 @@ import os
 import signal
 import socket
 import statistics
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -157,7 +158,8 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
     """Attach to the cluster that was asked for, or start one here, and leave everything as it was found.
 
     A cluster started here ends with the session; one attached to goes on. Ray replaces the process's signal handlers
-    and does not put them back, so this does.
+    and does not put them back, so this does. It prints news of lost workers and nodes to standard output, which is for
+    results: inside the session they go to standard error.
 
     Raises:
         UnreachableClusterError: an address was given and no cluster answers; nothing is started instead.
@@ -172,6 +174,7 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as stack:
         stack.callback(_restore, handlers)
+        stack.enter_context(redirect_stdout(sys.stderr))
         if compute.address:
             stack.callback(ray.shutdown)
             _attach(ray, compute.address)

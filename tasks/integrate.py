@@ -6,9 +6,9 @@ plan alone. The unit of work is one chunk; a worker process loads the velocity o
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from storage.checksum import digest
 from storage.chunks import default_chunk_rows
+from storage.commits import Commit
 from storage.data import DataStore
 from storage.errors import InputError
 from storage.models import StoredModel, read_model
@@ -35,6 +37,8 @@ from tasks.transport.noise import LABELS, TRAJECTORIES, class_labels, standard_n
 from tasks.transport.solver import solve
 
 logger = logging.getLogger(__name__)
+
+_PROBE_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ class Receipt:
     rows: int
     bytes: int
     seconds: float
+    host: str
+    arithmetic: str
 
 
 @dataclass(kw_only=True)
@@ -142,8 +148,11 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     missing = store.ledger.missing(chunks)
     if len(missing) < chunks:
         logger.info("%d of %d chunks are committed already", chunks - len(missing), chunks)
-    run = partial(simulate_spread if request.is_spread else simulate, velocity=request.velocity, executor=executor)
-    made = run(store, missing, progress=progress)
+    run = simulate_spread if request.is_spread else simulate
+    receipts = run(store, missing, velocity=request.velocity, executor=executor)
+    first = next((k for k, gap in enumerate(missing) if k != gap), len(missing))  # that is committed already
+    known = store.ledger.read(first) if first < chunks else None
+    made = _follow(receipts, rows=len(missing) * store.plan.chunk_rows, known=known, progress=progress)
     manifest = store.seal(rows=count)
     return IntegrateSummary(
         count=count,
@@ -198,9 +207,7 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
     return tuple(shares.tolist())
 
 
-def simulate(
-    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor, progress: Progress
-) -> Made:
+def simulate(store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor) -> Iterator[Receipt]:
     """Simulate and commit the given chunks.
 
     Raises:
@@ -209,49 +216,73 @@ def simulate(
     tasks = (
         ChunkTask(velocity=velocity, digest=store.plan.velocity, store=store.path, chunk=chunk) for chunk in chunks
     )  # made when asked for: a million of them would be most of the driver's memory
-    return _follow(executor.map(simulate_chunk, tasks), rows=len(chunks) * store.plan.chunk_rows, progress=progress)
+    return executor.map(simulate_chunk, tasks)
 
 
 def simulate_spread(
-    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor, progress: Progress
-) -> Made:
+    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor
+) -> Iterator[Receipt]:
     """Simulate chunks here, one after another, each velocity summed over all shards by the executor's workers.
 
     For data that are larger than a worker's memory; the bytes are the same.
     """
     field = spread_kernel_field(velocity, executor=executor)
     torch.set_num_threads(1)
-    receipts = (_commit(store, chunk, field, began=time.monotonic()) for chunk in chunks)
-    return _follow(receipts, rows=len(chunks) * store.plan.chunk_rows, progress=progress)
+    arithmetic = arithmetic_of(store.plan, field)
+    return (_commit(store, chunk, field, began=time.monotonic(), arithmetic=arithmetic) for chunk in chunks)
 
 
-def _follow(receipts: Iterable[Receipt], *, rows: int, progress: Progress) -> Made:
-    """Tell how far the work is as its receipts come in, and give their sum."""
+def _follow(receipts: Iterable[Receipt], *, rows: int, known: Commit | None, progress: Progress) -> Made:
+    """Tell how far the work is as its receipts come in, and give their sum; ``known`` is of a chunk made before."""
     made = Made()
+    hosts = {known.arithmetic: known.host} if known and known.arithmetic else {}
     for receipt in receipts:
         made.rows += receipt.rows
         made.bytes += receipt.bytes
         if made.slowest is None or receipt.seconds > made.slowest.seconds:
             made.slowest = receipt
+        if hosts and receipt.arithmetic not in hosts:
+            logger.warning(
+                "chunk %d was computed on %s, whose arithmetic differs in the last bits from that of %s (processor, "
+                "device or library versions): values are right, but the same chunk has other bytes on each",
+                receipt.chunk,
+                receipt.host,
+                ", ".join(sorted({*hosts.values()})),
+            )
+        hosts.setdefault(receipt.arithmetic, receipt.host)
         logger.debug("chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds)
         progress(made.rows, rows, f"trajectories, {made.bytes / 1e6:,.0f} MB")
     return made
 
 
 def simulate_chunk(task: ChunkTask) -> Receipt:
-    """Simulate one chunk and commit it; safe to run twice."""
+    """Simulate one chunk and commit it, unless that is done already; safe to run twice."""
     began = time.monotonic()
     torch.set_num_threads(1)
     store = TrajectoryStore.open(task.store)
-    return _commit(store, task.chunk, _velocity(task.velocity, task.digest, store.plan.solver_dtype), began=began)
+    if store.ledger.is_committed(task.chunk):  # by an attempt that was lost between its record and its answer
+        return _receipt(store.ledger.read(task.chunk))
+    field = _velocity(task.velocity, task.digest, store.plan.solver_dtype)
+    return _commit(store, task.chunk, field, began=began, arithmetic=_arithmetic(store.plan, task.velocity))
 
 
-def _commit(store: TrajectoryStore, chunk: int, field: VelocityField, *, began: float) -> Receipt:
+def _commit(store: TrajectoryStore, chunk: int, field: VelocityField, *, began: float, arithmetic: str) -> Receipt:
     x = solve_chunk(store.plan, chunk, field=field)
     start = chunk * store.plan.chunk_rows
     label = row_labels(store.plan, start, start + store.plan.chunk_rows)
-    commit = store.write_chunk(chunk, x, label=None if label is None else label.numpy(), started=began)
-    return Receipt(chunk=chunk, rows=commit.stop - commit.start, bytes=commit.bytes, seconds=commit.seconds)
+    labels = None if label is None else label.numpy()
+    return _receipt(store.write_chunk(chunk, x, label=labels, started=began, arithmetic=arithmetic))
+
+
+def _receipt(commit: Commit) -> Receipt:
+    return Receipt(
+        chunk=commit.chunk,
+        rows=commit.stop - commit.start,
+        bytes=commit.bytes,
+        seconds=commit.seconds,
+        host=commit.host,
+        arithmetic=commit.arithmetic,
+    )
 
 
 def row_labels(plan: TrajectoryPlan, start: int, stop: int) -> Tensor | None:
@@ -306,6 +337,25 @@ def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Fl
             f"lower trajectories.stop or raise trajectories.steps{wider}"
         )
     return states.numpy()
+
+
+def arithmetic_of(plan: TrajectoryPlan, field: VelocityField) -> str:
+    """Give a digest of the velocity at the first rows' noise, half way through the times.
+
+    Machines that agree on it may be trusted to give equal bytes; processors, devices and versions of the mathematical
+    libraries that add up in another order do not.
+    """
+    rows = min(_PROBE_ROWS, plan.sub_batch)
+    x0 = standard_normal(plan.seed, 0, rows, plan.dim, stream=TRAJECTORIES).to(getattr(torch, plan.solver_dtype))
+    t = torch.tensor(plan.solver_times[len(plan.solver_times) // 2], dtype=torch.float64)
+    with torch.no_grad():
+        velocity = given_labels(plan, field, row_labels(plan, 0, rows)).velocity(t, x0)
+    return digest(velocity.numpy().tobytes())
+
+
+@lru_cache(maxsize=1)
+def _arithmetic(plan: TrajectoryPlan, velocity: Path) -> str:
+    return arithmetic_of(plan, _velocity(velocity, plan.velocity, plan.solver_dtype))
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,8 @@
 thread, ready before the clock starts, that follow half the rows each and forget every state. charflow draws each row's
 own noise, keeps all 33 states, writes, reads back, digests and commits them; a small store before it starts Ray's
 workers, which is told apart. torchdiffeq follows the same field with two threads and saves the states with numpy; it
-is left out where it is not installed. They take turns, limit first and last, and each is its mean.
+is left out where it is not installed. They take turns, limit first and last, and each is its mean. What small chunks
+cost, beside a Prefect task each, and the memory of many come after it (``charflow bench chunks``).
 
     charflow bench integrate
 """
@@ -33,6 +34,7 @@ from tasks.networks.build import build_denoiser
 from tasks.specs import ComputeSpec, InterpolantSpec, NetworkSpec, TrajectoriesSpec
 from tasks.training.checkpoint import weights_to_bytes
 from tasks.transport.grid import time_grid
+from tests.benchmarks import chunks
 
 ROWS = 100_000
 DIM = 64
@@ -154,6 +156,7 @@ def measure() -> dict[str, object]:
         "dim": DIM,
         "bytes": ROWS * (STEPS + 1) * DIM * 4,
         "workers": WORKERS,
+        "chunks": chunks.measure(),
     }
     return {"bench": "integrate", "unit": "trajectories/s", "results": results, "detail": detail}
 

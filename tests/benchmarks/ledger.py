@@ -2,6 +2,7 @@
 
 The limit is the same files listed, read and parsed without any other thought. Chunks are of one row, whose bytes do
 not exist: the ledger never looks at them. Seconds are medians; a first round warms the file system and is left out.
+Last the same store is grown to a plan of a million chunks, opened and listed.
 
     charflow bench ledger
 """
@@ -19,6 +20,7 @@ from storage.trajectories import TrajectoryStore
 from tests.storage.stores import plan_of
 
 CHUNKS = 100_000
+MILLION = 1_000_000
 ROUNDS = 3
 PLAN = plan_of(dim=(2,), times=(0.0, 1.0), chunk_rows=1)
 
@@ -78,6 +80,8 @@ def measure() -> dict[str, object]:
                 spent = seconds(work)
                 if turn:
                     took[name].append(spent)
+        grow = lambda: TrajectoryStore.create(path, PLAN, rows=MILLION).ledger.missing(MILLION)  # noqa: E731
+        took["million"] = [seconds(grow) for _ in range(ROUNDS)]
     results = {name: round(statistics.median(values), 3) for name, values in took.items()}
     return {"bench": "ledger", "unit": "s", "results": results, "detail": {"chunks": CHUNKS, "rounds": ROUNDS}}
 

@@ -27,9 +27,13 @@ def committed(root: Path) -> int:
     return len(list((root / "gaussian" / "trajectories.ledger" / "commits").glob("*.json")))
 
 
+def chunk_files(store: Path) -> dict[str, bytes]:
+    chunks = store / "x" / "c"
+    return {str(path.relative_to(chunks)): path.read_bytes() for path in sorted(chunks.rglob("0")) if path.is_file()}
+
+
 def chunk_bytes(root: Path) -> dict[str, bytes]:
-    store = root / "gaussian" / "trajectories.zarr" / "x" / "c"
-    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("0")) if path.is_file()}
+    return chunk_files(root / "gaussian" / "trajectories.zarr")
 
 
 def engines_of(driver: int) -> list[int]:

@@ -16,10 +16,21 @@ from storage.errors import InputError, PlanConflictError
 from storage.models import publish_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
+from tasks.fit_velocity import load_velocity
 from tasks.ingest import ingest
-from tasks.integrate import IntegrateRequest, integrate, plan_trajectories, repair_store, row_labels, verify_store
+from tasks.integrate import (
+    IntegrateRequest,
+    _arithmetic,
+    arithmetic_of,
+    integrate,
+    plan_trajectories,
+    repair_store,
+    row_labels,
+    simulate,
+    verify_store,
+)
 from tasks.specs import DatasetSpec, InterpolantSpec, TrajectoriesSpec
-from tasks.transport.field import Guided
+from tasks.transport.field import Guided, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import solve
@@ -225,10 +236,62 @@ def test_a_velocity_changed_under_the_plan_is_refused(tmp_path: Path) -> None:
     request = request_of(tmp_path)
     plan = plan_trajectories(request, velocity_digest="0" * 32)
     store = TrajectoryStore.create(request.store, plan, rows=40)
-    from tasks.integrate import simulate
-
     with pytest.raises(RuntimeError, match="the store was planned with"):
-        simulate(store, [0], velocity=request.velocity, executor=SerialExecutor(), progress=silent)
+        list(simulate(store, [0], velocity=request.velocity, executor=SerialExecutor()))
+
+
+def test_a_chunk_that_was_recorded_meanwhile_is_not_solved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(tmp_path)
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    store = TrajectoryStore.open(request.store)
+    monkeypatch.setattr("tasks.integrate.solve_chunk", None)
+    (receipt,) = simulate(store, [1], velocity=request.velocity, executor=SerialExecutor())
+    commit = store.ledger.read(1)
+    assert (receipt.chunk, receipt.rows, receipt.bytes) == (1, 16, commit.bytes)
+
+
+def test_chunks_of_another_arithmetic_are_noticed_once_and_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    small, large = (request_of(tmp_path, spec=replace(SPEC, count=count)) for count in (16, 64))
+    integrate(small, executor=SerialExecutor(), progress=silent)
+    assert caplog.messages == []
+    monkeypatch.setattr("tasks.integrate._arithmetic", lambda *_: "other")
+    integrate(large, executor=SerialExecutor(), progress=silent)
+    (message,) = caplog.messages
+    assert message.startswith("chunk 1 was computed on")
+    assert "whose arithmetic differs in the last bits" in message
+    ledger = TrajectoryStore.open(large.store).ledger
+    field = load_velocity(large.velocity)
+    plan = TrajectoryStore.open(large.store).plan
+    ours = arithmetic_of(plan, field)
+    assert [ledger.read(chunk).arithmetic for chunk in range(4)] == [ours, "other", "other", "other"]
+
+
+def test_arithmetic_tells_fields_apart_that_differ_in_a_last_bit(tmp_path: Path) -> None:
+    request = request_of(tmp_path)
+    plan = plan_trajectories(request, velocity_digest="0" * 32)
+    field = load_velocity(request.velocity)
+    other = Nudged(field)
+    assert arithmetic_of(plan, field) == arithmetic_of(plan, load_velocity(request.velocity))
+    assert arithmetic_of(plan, field) != arithmetic_of(plan, other)
+
+
+class Nudged:
+    """A field one of whose values is off by one unit in the last place, as another library's may be."""
+
+    def __init__(self, field: VelocityField) -> None:
+        self._field = field
+
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        found = self._field.velocity(t, x).clone()
+        found[-1, -1] = torch.nextafter(found[-1, -1], found.new_tensor(torch.inf))
+        return found
+
+    def denoiser(self, t: Tensor, x: Tensor) -> Tensor:
+        return self._field.denoiser(t, x)
 
 
 def test_a_diverging_trajectory_is_named_and_never_committed(tmp_path: Path) -> None:
@@ -274,6 +337,7 @@ class Drift:
 def drift(monkeypatch: pytest.MonkeyPatch) -> Drift:
     """Let every velocity be this field."""
     field = Drift()
+    _arithmetic.cache_clear()
     monkeypatch.setattr("tasks.integrate.load_velocity", lambda folder: field)
     return field
 
@@ -403,7 +467,7 @@ def test_labels_that_are_damaged_or_lost_are_made_anew(is_lost: bool, drift: Dri
 def test_an_unguided_field_is_evaluated_once_a_row(drift: Drift, tmp_path: Path) -> None:
     request = conditional_request(tmp_path)
     integrate(request, executor=SerialExecutor(), progress=silent)
-    assert drift.rows == 4 * 48  # steps by simulated rows
+    assert drift.rows == 4 * 48 + 8  # steps by simulated rows, and once what tells the arithmetic
 
 
 def test_another_guidance_in_the_same_place_is_refused_and_named(drift: Drift, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""A driver that simulates a store on a running cluster, its disk slow and each chunk's solution on record.
+
+    python -m tests.end_to_end.blows ADDRESS REQUEST
+
+REQUEST is a pickled ``IntegrateRequest``. Before a worker solves a chunk it appends a line to a log beside the store:
+chunk, process id, and whether the chunk had a record already, which it must not.
+"""
+
+import os
+import pickle
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tasks.integrate
+from storage.trajectories import Floats, TrajectoryStore
+from tasks.executor import ray_session
+from tasks.integrate import ChunkTask, Receipt
+from tasks.specs import ComputeSpec
+from tasks.transport.field import VelocityField
+
+FSYNC_SECONDS = 0.02  # a chunk makes a dozen: blows meet the writing as often as the solving
+
+_simulate_chunk, _solve_chunk, _fsync = tasks.integrate.simulate_chunk, tasks.integrate.solve_chunk, os.fsync
+
+
+@dataclass(frozen=True)
+class Solution:
+    """That a process began to solve a chunk."""
+
+    chunk: int
+    pid: int
+    was_committed: bool
+
+
+def read_log(store: Path) -> list[Solution]:
+    log = _log(store)
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [Solution(int(chunk), int(pid), known == "True") for chunk, pid, known in map(str.split, lines)]
+
+
+def _log(store: Path) -> Path:
+    return store.with_name("solutions.log")
+
+
+def simulate_on_record(task: ChunkTask) -> Receipt:
+    """Do what ``simulate_chunk`` does, the disk slow, each solution on record."""
+
+    def solve(plan: Any, chunk: int, *, field: VelocityField) -> Floats:
+        known = TrajectoryStore.open(task.store).ledger.is_committed(chunk)
+        with _log(task.store).open("a") as file:
+            file.write(f"{chunk} {os.getpid()} {known}\n")
+        return _solve_chunk(plan, chunk, field=field)
+
+    def sync(descriptor: int) -> None:
+        time.sleep(FSYNC_SECONDS)
+        _fsync(descriptor)
+
+    tasks.integrate.solve_chunk = solve
+    os.fsync = sync  # type: ignore[assignment]
+    return _simulate_chunk(task)
+
+
+def main(address: str, request: str) -> None:
+    from tests.end_to_end import blows  # this module under its name, by which workers import it
+
+    asked = pickle.loads(Path(request).read_bytes())
+    tasks.integrate.simulate_chunk = blows.simulate_on_record
+    with ray_session(ComputeSpec(address=address)) as executor:
+        summary = tasks.integrate.integrate(asked, executor=executor, progress=lambda *_: None)
+    print(summary.simulated)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
