@@ -12,8 +12,10 @@ import torch
 import zarr
 from torch import Tensor
 
+from storage.commits import Ledger
 from storage.errors import InputError, PlanConflictError
 from storage.models import publish_model
+from storage.paths import ledger_path
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
 from tasks.fit_velocity import load_velocity
@@ -34,6 +36,7 @@ from tasks.transport.field import Guided, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import solve
+from tests.storage.disk import deaths
 
 SPEC = TrajectoriesSpec(count=40, steps=4, stop=1.0, chunk_rows=16, sub_batch=8)
 
@@ -209,6 +212,38 @@ def test_an_interrupted_simulation_goes_on_with_the_chunks_that_are_missing(tmp_
     for chunk in range(3):
         name = f"x/c/{chunk}/0/0"
         assert (request.store / name).read_bytes() == (whole.store / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_death_at_any_call_of_a_whole_simulation_is_made_good_by_the_next_one(tmp_path: Path) -> None:
+    """The process dies at the k-th storage operation, for every k; what is solved twice is what the ledger lacks."""
+    whole = request_of(tmp_path)
+    integrate(whole, executor=SerialExecutor(), progress=silent)
+    expected = {path.relative_to(whole.store): path.read_bytes() for path in whole.store.rglob("*") if path.is_file()}
+    kept = set()
+
+    def request(k: int) -> IntegrateRequest:
+        return replace(whole, store=tmp_path / str(k) / "trajectories.zarr")
+
+    def check(k: int) -> None:
+        committed = Ledger(ledger_path(request(k).store)).committed()
+        kept.add(len(committed))
+        executor = CountingExecutor()
+        summary = integrate(request(k), executor=executor, progress=silent)
+        assert executor.ran == sorted({0, 1, 2} - committed)
+        assert summary.simulated == 3 - len(committed)
+        store = TrajectoryStore.open(request(k).store)
+        store.sweep()
+        found = {path.relative_to(store.path): path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+        assert found == expected
+
+    def act(k: int) -> Callable[[], object]:
+        if k > 1:
+            check(k - 1)
+        return lambda: integrate(request(k), executor=SerialExecutor(), progress=silent)
+
+    assert deaths(act) > 60
+    assert kept == {0, 1, 2, 3}
 
 
 def test_a_raised_count_simulates_only_new_chunks_and_a_lowered_one_none(tmp_path: Path) -> None:
