@@ -233,6 +233,8 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         words = ", ".join(f"{name} {_numbers(result[name])}" for name in ("bad", "missing", "repaired") if result[name])
         OUT.print(f"{found.chunks} chunks: {words or 'all as committed'}", highlight=False)
+        if found.bad or found.missing:
+            OUT.print(f"charflow verify {options.run} --repair simulates just these anew", highlight=False)
     return FAILED if found.bad or found.missing else DONE
 
 
