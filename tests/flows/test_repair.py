@@ -1,4 +1,4 @@
-"""Every damage of a store as the command line tells and mends it: the chunk, the remedy, exit code 1, the same bytes."""
+"""Every damage of a store as the command line tells and mends it: chunk, remedy, exit code 1, the same bytes."""
 
 import json
 import shutil
