@@ -21,7 +21,8 @@ from rich.console import Console
 from flows import signals
 from flows.bench import benchmarks, run_benchmark
 from flows.config import config_name, load_config, presets
-from flows.display import Bars, metric_rows, print_study, print_table
+from flows.display import Bars, metric_rows, print_run, print_study, print_table
+from flows.engines import call_flow
 from flows.progress import listening
 from flows.runs import Run, open_run, reopen
 from flows.stages import STEPS
@@ -93,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     wall = time.monotonic() - began
     if options.json:
         return _print_json(_run_json(run, record, pending))
-    _print_run(run, record, pending, wall=wall)
+    print_run(OUT, run, pending, wall=wall)
     return DONE
 
 
@@ -115,30 +116,7 @@ def _travel(run: Run, options: argparse.Namespace) -> None:
             until=options.until,
         )
 
-    _call_flow(load)
-
-
-def _call_flow(load: Callable[[], Callable[[], None]]) -> None:
-    """Call the flow that ``load`` imports, with a private API unless the user has one."""
-    from flows.server import prefect_api
-
-    with Bars(ERR).shown() as listener, prefect_api(_state_folder()) as wait:
-        listener.began("engines")
-        call = load()
-        try:
-            wait()
-        except ConnectionError as error:
-            raise InputError(str(error)) from error
-
-        for name in ("prefect.flow_runs", "prefect.task_runs"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say, we say in one line
-        with listening(listener):
-            call()
-
-
-def _state_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "charflow" / "prefect"
+    call_flow(load, console=ERR)
 
 
 def _run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, Any]:
@@ -154,37 +132,6 @@ def _run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, 
     }
 
 
-def _print_run(run: Run, record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
-    rows = []
-    for step in run.steps:
-        stage = record.steps[step]
-        where = "" if stage.holder == record.name else f" from run {stage.holder}"
-        rows.append((step, "done" if step in pending else f"reused{where}", f"{stage.seconds:.1f}"))
-    print_table(OUT, ("step", "status", "seconds"), rows)
-    if not pending:
-        OUT.print(f"nothing to do: run {record.name} has all of it already", highlight=False)
-    else:
-        _print_orchestration(record, pending, wall=wall)
-    if record.metrics:
-        OUT.print()
-        print_table(OUT, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
-    OUT.print()
-    if "evaluate" in run.steps:
-        OUT.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
-    else:
-        OUT.print(f"run: {run.paths.folder}", highlight=False)
-
-
-def _print_orchestration(record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
-    """Tell how much of the wall time was not the steps' own work, and whose it was."""
-    startup = sum(seconds for what, seconds in record.timings.items() if what.endswith("workers"))
-    work = sum(record.steps[step].seconds for step in pending) - startup
-    overhead = wall - work
-    parts = {**record.timings, "prefect and imports": overhead - sum(record.timings.values())}
-    words = ", ".join(f"{what} {seconds:.1f}" for what, seconds in parts.items())
-    OUT.print(f"wall {wall:.1f} s, of which orchestration {overhead:.1f} s ({words})", highlight=False)
-
-
 def _study(options: argparse.Namespace) -> int:
     asked = partial(
         open_study,
@@ -197,7 +144,7 @@ def _study(options: argparse.Namespace) -> int:
     study = asked(name=options.name)
     is_finished = study.is_finished
     if study.pending:
-        _call_flow(partial(_load_study, study, options))
+        call_flow(partial(_load_study, study, options), console=ERR)
         study = asked(name=study.name)  # as the flow left it
     elif not is_finished:
         from flows.conclude import conclude

@@ -9,7 +9,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from flows.progress import Listener
+from flows.runs import Run
 from flows.sweep import short_keys
+from storage.catalog import RunRecord
 
 _MOST_BARS = 12  # at once; earlier ones make room
 
@@ -98,6 +100,46 @@ def metric_rows(metrics: Mapping[str, float], detail: Mapping[str, Mapping[str, 
         )
         for name, value in metrics.items()
     ]
+
+
+def print_run(console: Console, run: Run, pending: Sequence[str], *, wall: float) -> None:
+    """Print what a command did of a run: its steps, the time that was not theirs, its metrics and where they lie.
+
+    Args:
+        console: where.
+        run: as it is now.
+        pending: the steps that the command found undone.
+        wall: seconds that the command took.
+    """
+    record = run.record
+    rows = []
+    for step in run.steps:
+        stage = record.steps[step]
+        where = "" if stage.holder == record.name else f" from run {stage.holder}"
+        rows.append((step, "done" if step in pending else f"reused{where}", f"{stage.seconds:.1f}"))
+    print_table(console, ("step", "status", "seconds"), rows)
+    if not pending:
+        console.print(f"nothing to do: run {record.name} has all of it already", highlight=False)
+    else:
+        _print_orchestration(console, record, pending, wall=wall)
+    if record.metrics:
+        console.print()
+        print_table(console, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
+    console.print()
+    if "evaluate" in run.steps:
+        console.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
+    else:
+        console.print(f"run: {run.paths.folder}", highlight=False)
+
+
+def _print_orchestration(console: Console, record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
+    """Tell how much of the wall time was not the steps' own work, and whose it was."""
+    startup = sum(seconds for what, seconds in record.timings.items() if what.endswith("workers"))
+    work = sum(record.steps[step].seconds for step in pending) - startup
+    overhead = wall - work
+    parts = {**record.timings, "prefect and imports": overhead - sum(record.timings.values())}
+    words = ", ".join(f"{what} {seconds:.1f}" for what, seconds in parts.items())
+    console.print(f"wall {wall:.1f} s, of which orchestration {overhead:.1f} s ({words})", highlight=False)
 
 
 def print_study(console: Console, result: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ class Study:
     @property
     def is_finished(self) -> bool:
         """Tell whether every run is done and what they hold was measured."""
-        return self.record.key == self.key and self.page.exists() and not self.pending
+        return self.record.key == self.key and self.page.is_file() and not self.pending
 
     @property
     def result(self) -> dict[str, Any]:
@@ -151,11 +151,11 @@ def _objection(catalog: Catalog, name: str, identity: str, members: Sequence[Mem
     found = find_study(catalog.root, name)
     if found is not None and found.identity != identity:
         return f"study {name!r} has other sweeps or another configuration: choose another name"
-    if catalog.paths(name).record.exists():
+    if catalog.paths(name).record.is_file():
         return f"name {name!r} is a run's: choose another name"
     for member in members:
         paths = catalog.paths(member.name)
-        if paths.study.exists() or (paths.record.exists() and catalog.get(member.name).identity != member.identity):
+        if paths.study.is_file() or (paths.record.is_file() and catalog.get(member.name).identity != member.identity):
             return f"run {member.name!r} of this study is there already and is of something else: choose another name"
     return ""
 

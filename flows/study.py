@@ -41,10 +41,10 @@ def study(
     listener = current_listener()
     with signals.kept(), Cluster(found.compute) as cluster:
         for member in found.pending:
-            began = time.monotonic()
-            listener.began(member.name)
+            began, label = time.monotonic(), member.name.removeprefix(f"{found.name}-")
+            listener.began(label)
             run = found.claim(member)
-            with listening(as_one(member.name, listener)), run.in_progress():
+            with listening(as_one(label, listener)), run.in_progress():
                 take_steps(run, cluster)
-            listener.ended(member.name, seconds=time.monotonic() - began)
+            listener.ended(label, seconds=time.monotonic() - began)
     conclude(found)

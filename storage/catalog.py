@@ -103,11 +103,11 @@ class Catalog:
             RunConflictError: an explicit name belongs to another configuration.
         """
         require_name(name)
-        if is_explicit and self.paths(name).study.exists():
+        if is_explicit and self.paths(name).study.is_file():
             raise InputError(f"name {name!r} is a study's; choose another")
         candidates = [name] if is_explicit else [name, f"{name}-{identity[:6]}"]
         for candidate in candidates:
-            if self.paths(candidate).study.exists():
+            if self.paths(candidate).study.is_file():
                 continue
             record = self._create(candidate, identity=identity, config=config, source_digest=source_digest)
             if record.identity == identity:

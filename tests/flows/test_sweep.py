@@ -80,6 +80,13 @@ def test_a_runs_name_tells_its_values() -> None:
     assert run_names("s", values) == ["s-steps-4-solver-heun-stop-0.999", "s-steps-8-solver-heun-stop-0.999"]
 
 
+def test_values_that_read_alike_are_told_apart() -> None:
+    names = run_names("s", [{"dataset.path": path} for path in ("a b", "a_b", "c")])
+    assert len(set(names)) == 3
+    assert names[2] == "s-path-c"
+    assert all(len(name) == len("s-") + 12 for name in names[:2])
+
+
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=6, unique_by=repr))
 def test_names_are_different_and_good_for_runs_whatever_the_values(values: list[tuple[object, object]]) -> None:
     names = run_names("s" * 85, [{"dataset.path": a, "velocity.bandwidth": b} for a, b in values])

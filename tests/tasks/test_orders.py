@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pytest
 from tasks.evaluation.distance import Distance
 from tasks.executor import SerialExecutor
 from tasks.integrate import integrate
-from tasks.orders import Curve, MeasuredPoint, PointRequest, curves_of, measure_points, theoretical_order
+from tasks.orders import (
+    Curve,
+    MeasuredPoint,
+    PointRequest,
+    curves_of,
+    measure_points,
+    reference_error,
+    theoretical_order,
+)
 from tasks.specs import TrajectoriesSpec
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
@@ -100,7 +109,7 @@ def test_a_fine_reference_gives_nearly_the_exact_error_and_rows_meet_their_own(t
 
 def test_only_the_rows_asked_for_are_measured(tmp_path: Path) -> None:
     point = solved(tmp_path, steps=4)
-    first = PointRequest(**(vars(point) | {"count": 40}))
+    first = replace(point, count=40)
     gap = abs(euler_factor("linear", grid="uniform", steps=4, stop=1.0) - STD)
     assert error_of(first)[0] == pytest.approx(gap * math.sqrt((noise(40) ** 2).mean()), rel=1e-4)
 
@@ -178,6 +187,19 @@ def test_what_has_no_logarithm_makes_no_curve() -> None:
     assert len(found(1, 2, w2=1.0)) == 1
     assert found(0, 1, w2=1.0) == found(True, False, w2=1.0) == found("a", "b", w2=1.0) == found(1, w2=1.0) == []
     assert found(1, 2, w2=0.0) == found(1, 2) == []
+
+
+def test_the_error_of_a_reference_is_told_by_the_finest_point_of_its_kind() -> None:
+    def compared(error: float, *, finer: int, reference: str) -> MeasuredPoint:
+        point = point_of({"seed": 1}, error=error)
+        return replace(point, request=replace(point.request, finer=finer, reference=Path(reference)))
+
+    one = [compared(30.0, finer=8, reference="a"), compared(15.0, finer=4, reference="a")]
+    other = [compared(6.3, finer=8, reference="b"), compared(99.0, finer=0, reference="b")]
+    assert reference_error(one) == reference_error(one[::-1]) == pytest.approx(15 / (4**2 - 1))
+    assert reference_error(other) == pytest.approx(6.3 / (8**2 - 1))
+    assert reference_error(other + one) == pytest.approx(1.0)
+    assert reference_error(other[1:]) is None
 
 
 @pytest.mark.parametrize(
