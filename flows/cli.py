@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,12 +21,15 @@ from rich.console import Console
 from flows import signals
 from flows.bench import benchmarks, run_benchmark
 from flows.config import config_name, load_config, presets
-from flows.display import Bars, metric_rows, print_table
+from flows.display import Bars, metric_rows, print_run, print_study, print_table
+from flows.engines import call_flow
 from flows.progress import listening
 from flows.runs import Run, open_run, reopen
 from flows.stages import STEPS
+from flows.studies import MEASURED_STEPS, Study, open_study
 from storage.catalog import Catalog, RunRecord, is_alive
 from storage.errors import InputError, StorageError
+from tasks.executor import require_reachable
 
 OUT = Console(soft_wrap=True)
 ERR = Console(stderr=True, soft_wrap=True)
@@ -76,12 +80,9 @@ def _presets(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    changes = [*options.set, *([f'compute.address="{options.ray}"'] if options.ray else [])]
-    config = load_config(options.config, changes=changes)
+    config = load_config(options.config, changes=_changes(options))
     root = _root(options)
     if config.compute.address:
-        from tasks.executor import require_reachable
-
         require_reachable(config.compute.address)
     run = open_run(config, root=root, name=options.name, source=config_name(options.config), until=options.until)
     pending = run.pending
@@ -93,38 +94,29 @@ def _run(options: argparse.Namespace) -> int:
     wall = time.monotonic() - began
     if options.json:
         return _print_json(_run_json(run, record, pending))
-    _print_run(run, record, pending, wall=wall)
+    print_run(OUT, run, pending, wall=wall)
     return DONE
 
 
-def _travel(run: Run, options: argparse.Namespace) -> None:
-    """Take the pending steps inside the Prefect flow, with a private API unless the user has one."""
-    from flows.server import prefect_api
+def _changes(options: argparse.Namespace) -> list[str]:
+    return [*options.set, *([f'compute.address="{options.ray}"'] if options.ray else [])]
 
-    with Bars(ERR).shown() as listener, prefect_api(_state_folder()) as wait:
-        listener.began("engines")
+
+def _travel(run: Run, options: argparse.Namespace) -> None:
+    """Take the pending steps inside the Prefect flow."""
+
+    def load() -> Callable[[], None]:
         from flows.pipeline import pipeline
 
-        try:
-            wait()
-        except ConnectionError as error:
-            raise InputError(str(error)) from error
+        return lambda: pipeline(
+            config=run.config,
+            root=str(run.catalog.root),
+            name=run.record.name,
+            source=run.record.config,
+            until=options.until,
+        )
 
-        for name in ("prefect.flow_runs", "prefect.task_runs"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say, we say in one line
-        with listening(listener):
-            pipeline(
-                config=run.config,
-                root=str(run.catalog.root),
-                name=run.record.name,
-                source=run.record.config,
-                until=options.until,
-            )
-
-
-def _state_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "charflow" / "prefect"
+    call_flow(load, console=ERR)
 
 
 def _run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, Any]:
@@ -140,35 +132,45 @@ def _run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, 
     }
 
 
-def _print_run(run: Run, record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
-    rows = []
-    for step in run.steps:
-        stage = record.steps[step]
-        where = "" if stage.holder == record.name else f" from run {stage.holder}"
-        rows.append((step, "done" if step in pending else f"reused{where}", f"{stage.seconds:.1f}"))
-    print_table(OUT, ("step", "status", "seconds"), rows)
-    if not pending:
-        OUT.print(f"nothing to do: run {record.name} has all of it already", highlight=False)
-    else:
-        _print_orchestration(record, pending, wall=wall)
-    if record.metrics:
-        OUT.print()
-        print_table(OUT, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
-    OUT.print()
-    if "evaluate" in run.steps:
-        OUT.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
-    else:
-        OUT.print(f"run: {run.paths.folder}", highlight=False)
+def _study(options: argparse.Namespace) -> int:
+    asked = partial(
+        open_study,
+        options.config,
+        sweeps=options.sweep,
+        changes=_changes(options),
+        root=_root(options),
+        until=options.until,
+    )
+    study = asked(name=options.name)
+    is_finished = study.is_finished
+    if study.pending:
+        call_flow(partial(_load_study, study, options), console=ERR)
+        study = asked(name=study.name)  # as the flow left it
+    elif not is_finished:
+        from flows.conclude import conclude
+
+        with Bars(ERR).shown() as listener, listening(listener):
+            study = conclude(study)
+    if options.json:
+        return _print_json(study.result)
+    print_study(OUT, study.result)
+    if is_finished:
+        OUT.print(f"nothing to do: study {study.name} is finished", highlight=False)
+    OUT.print(f"page: {study.page}", highlight=False)
+    return DONE
 
 
-def _print_orchestration(record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
-    """Tell how much of the wall time was not the steps' own work, and whose it was."""
-    startup = sum(seconds for what, seconds in record.timings.items() if what.endswith("workers"))
-    work = sum(record.steps[step].seconds for step in pending) - startup
-    overhead = wall - work
-    parts = {**record.timings, "prefect and imports": overhead - sum(record.timings.values())}
-    words = ", ".join(f"{what} {seconds:.1f}" for what, seconds in parts.items())
-    OUT.print(f"wall {wall:.1f} s, of which orchestration {overhead:.1f} s ({words})", highlight=False)
+def _load_study(study: Study, options: argparse.Namespace) -> Callable[[], None]:
+    from flows.study import study as flow
+
+    return lambda: flow(
+        source=options.config,
+        sweeps=options.sweep,
+        changes=_changes(options),
+        root=str(study.catalog.root),
+        name=study.name,
+        until=options.until,
+    )
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -351,11 +353,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add("presets", _presets, "list the recipes")
     run = add("run", _run, "bring a dataset to a generator and its report; run again to resume")
-    run.add_argument("config", metavar="CONFIG", help="a preset or a .toml file")
-    run.add_argument("--name", default="", help="of the run; default: after the configuration")
-    run.add_argument("--set", action="append", default=[], metavar="a.b=v", help="change one key")
-    run.add_argument("--ray", default="", metavar="ADDRESS", help="host:port of a running Ray cluster")
-    run.add_argument("--until", default=STEPS[-1], metavar="STEP", help=f"last step: {', '.join(STEPS)}")
+    study = add("study", _study, "run every combination of swept values and compare them; run again to resume")
+    study.add_argument("--sweep", action="append", default=[], metavar="a.b=v1,v2", help="values of one key")
+    for sub, what, steps in ((run, "run", STEPS), (study, "study", MEASURED_STEPS)):
+        sub.add_argument("config", metavar="CONFIG", help="a preset or a .toml file")
+        sub.add_argument("--name", default="", help=f"of the {what}; default: after the configuration")
+        sub.add_argument("--set", action="append", default=[], metavar="a.b=v", help="change one key")
+        sub.add_argument("--ray", default="", metavar="ADDRESS", help="host:port of a running Ray cluster")
+        sub.add_argument("--until", default=STEPS[-1], metavar="STEP", help=f"last step: {', '.join(steps)}")
     add("runs", _runs, "list the runs")
     bench = add("bench", _bench, "measure this machine: charflow beside its limit and its peers")
     bench.add_argument("name", metavar="NAME", nargs="?", default="", help="of the benchmark; without it: list them")

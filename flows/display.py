@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flows.progress import Listener
+from flows.runs import Run
+from flows.sweep import short_keys
+from storage.catalog import RunRecord
+
+_MOST_BARS = 12  # at once; earlier ones make room
 
 
 class Bars:
@@ -42,6 +48,8 @@ class Bars:
             self._console.print(f"{step} ...", highlight=False)
             return
         self._fill()
+        for task in self._bars.tasks[: 1 - _MOST_BARS]:
+            self._bars.update(task.id, visible=False)
         self._bar, self._first = self._bars.add_task(step, total=None, count="", rate="", words=""), None
 
     def moved(self, step: str, done: int, total: int, words: str) -> None:
@@ -49,7 +57,8 @@ class Bars:
         if self._bar is None:
             return
         elapsed = self._bars.tasks[-1].elapsed or 0.0
-        self._first = self._first or (done, elapsed)
+        if self._first is None or done < self._first[0]:
+            self._first = (done, elapsed)
         items, seconds = done - self._first[0], elapsed - self._first[1]
         rate = f"{items / seconds:,.{0 if items >= 10 * seconds else 1}f}/s" if seconds > 1 and items else ""
         self._bars.update(self._bar, completed=done, total=total, count=f"{done:,}/{total:,}", rate=rate, words=words)
@@ -91,6 +100,83 @@ def metric_rows(metrics: Mapping[str, float], detail: Mapping[str, Mapping[str, 
         )
         for name, value in metrics.items()
     ]
+
+
+def print_run(console: Console, run: Run, pending: Sequence[str], *, wall: float) -> None:
+    """Print what a command did of a run: its steps, the time that was not theirs, its metrics and where they lie.
+
+    Args:
+        console: where.
+        run: as it is now.
+        pending: the steps that the command found undone.
+        wall: seconds that the command took.
+    """
+    record = run.record
+    rows = []
+    for step in run.steps:
+        stage = record.steps[step]
+        where = "" if stage.holder == record.name else f" from run {stage.holder}"
+        rows.append((step, "done" if step in pending else f"reused{where}", f"{stage.seconds:.1f}"))
+    print_table(console, ("step", "status", "seconds"), rows)
+    if not pending:
+        console.print(f"nothing to do: run {record.name} has all of it already", highlight=False)
+    else:
+        _print_orchestration(console, record, pending, wall=wall)
+    if record.metrics:
+        console.print()
+        print_table(console, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
+    console.print()
+    if "evaluate" in run.steps:
+        console.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
+    else:
+        console.print(f"run: {run.paths.folder}", highlight=False)
+
+
+def _print_orchestration(console: Console, record: RunRecord, pending: Sequence[str], *, wall: float) -> None:
+    """Tell how much of the wall time was not the steps' own work, and whose it was."""
+    startup = sum(seconds for what, seconds in record.timings.items() if what.endswith("workers"))
+    work = sum(record.steps[step].seconds for step in pending) - startup
+    overhead = wall - work
+    parts = {**record.timings, "prefect and imports": overhead - sum(record.timings.values())}
+    words = ", ".join(f"{what} {seconds:.1f}" for what, seconds in parts.items())
+    console.print(f"wall {wall:.1f} s, of which orchestration {overhead:.1f} s ({words})", highlight=False)
+
+
+def print_study(console: Console, result: Mapping[str, Any]) -> None:
+    """Print a study's points and orders, of the object that the command gives as JSON."""
+    points, orders = result["points"], result["orders"]
+    shown = [name for name in ("w2", "w2_ratio") if any(name in point["metrics"] for point in points)]
+    errors = ["error", "±"] if any(point["error"] is not None for point in points) else []
+    rows = [
+        (
+            *(str(value) for value in point["values"].values()),
+            str(point["evaluations"]),
+            *(_short(point[key]) for key in ("error", "error_se") if errors),
+            *(_short(point["metrics"].get(name)) for name in shown),
+            f"{point['seconds']:.1f}",
+        )
+        for point in points
+    ]
+    keys = short_keys(list(points[0]["values"])).values()
+    print_table(console, (*keys, "evaluations", *errors, *shown, "seconds"), rows)
+    if orders:
+        console.print()
+        header = ("quantity", "against", "series", "order", "±", "last two", "theory")
+        print_table(console, header, [_order_row(order) for order in orders])
+    if result["reference"]:
+        error = result["reference_error"]
+        own = "" if error is None else f", whose own error is about {error:.1e}"
+        console.print(f"end states are compared with {result['reference']}{own}", markup=False, highlight=False)
+
+
+def _order_row(order: Mapping[str, Any]) -> tuple[str, ...]:
+    series = ", ".join(str(value) for value in order["series"].values())
+    numbers = (_short(order[key], digits=3) for key in ("observed", "se", "last", "theory"))
+    return order["quantity"], order["against"], series, *numbers
+
+
+def _short(value: float | None, *, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}g}"
 
 
 def _is_number(text: str) -> bool:

@@ -3,16 +3,13 @@
 Prefect loads this file by its path as a module named ``pipeline``, so it holds the flow alone.
 """
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from prefect import flow
 
-from flows import signals
 from flows.config import PipelineConfig
-from flows.runs import Run, open_run
-from flows.steps import TASKS
-from tasks.executor import Executor, SerialExecutor, ray_session
+from flows.runs import open_run
+from flows.travel import travel
 
 
 @flow(name="charflow", flow_run_name="{name}", persist_result=False)
@@ -29,16 +26,3 @@ def pipeline(
         until: the last step.
     """
     travel(open_run(config, root=Path(root), name=name, source=source, until=until))
-
-
-def travel(run: Run) -> None:
-    """Take the steps that are left, the cluster started only where a step needs it."""
-    with signals.kept(), run.in_progress(), ExitStack() as stack:
-        executor: Executor = SerialExecutor()
-        if run.config.compute.address or run.needs_cluster:
-            with run.timed("ray"):
-                executor = stack.enter_context(ray_session(run.config.compute))
-        for step in run.steps:
-            TASKS[step](step, run, executor)
-        with run.timed("ray"):
-            stack.close()

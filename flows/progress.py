@@ -38,6 +38,29 @@ class Silence:
 _LISTENER: ContextVar[Listener] = ContextVar("charflow_listener")
 
 
+class _AsOne:
+    """Tells another listener of all steps as if they were one."""
+
+    def __init__(self, name: str, listener: Listener) -> None:
+        self._name = name
+        self._listener = listener
+
+    def began(self, step: str) -> None:
+        """Ignore it: the one has begun."""
+
+    def moved(self, step: str, done: int, total: int, words: str) -> None:
+        """Pass it on under the one name."""
+        self._listener.moved(self._name, done, total, f"{step}, {words}")
+
+    def ended(self, step: str, *, seconds: float) -> None:
+        """Ignore it: the one goes on."""
+
+
+def as_one(name: str, listener: Listener) -> Listener:
+    """Give a listener by which all steps of a run move one bar of ``listener``, which begins and ends it itself."""
+    return _AsOne(name, listener)
+
+
 def current_listener() -> Listener:
     """Give who listens."""
     return _LISTENER.get(_SILENCE)

@@ -159,7 +159,7 @@ def open_run(config: PipelineConfig, *, root: Path, name: str, source: str, unti
     if until not in STEPS:
         raise InputError(f"--until must be one of {', '.join(STEPS)}, got {until!r}")
     catalog = Catalog(root)
-    digest = _digest_of(config, catalog)
+    digest = digest_of(config, catalog)
     asked = name or config.name or source
     _renew(catalog, asked, config, digest)
     try:
@@ -192,7 +192,7 @@ def reopen(catalog: Catalog, name: str) -> Run:
     return Run(config, catalog=catalog, record=record, until=STEPS[-1])
 
 
-def _digest_of(config: PipelineConfig, catalog: Catalog) -> str:
+def digest_of(config: PipelineConfig, catalog: Catalog) -> str:
     """Give the digest of the dataset's files, empty for data that no file holds."""
     spec = config.dataset
     if spec.kind not in PATH_KINDS:

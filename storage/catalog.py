@@ -102,12 +102,13 @@ class Catalog:
             InputError: the name cannot be a folder's, or the root cannot be written.
             RunConflictError: an explicit name belongs to another configuration.
         """
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"name must be letters, digits, '.', '_' or '-' and start with one of the first, got {name!r}"
-            )
+        require_name(name)
+        if is_explicit and self.paths(name).study.is_file():
+            raise InputError(f"name {name!r} is a study's; choose another")
         candidates = [name] if is_explicit else [name, f"{name}-{identity[:6]}"]
         for candidate in candidates:
+            if self.paths(candidate).study.is_file():
+                continue
             record = self._create(candidate, identity=identity, config=config, source_digest=source_digest)
             if record.identity == identity:
                 return record
@@ -173,6 +174,12 @@ class Catalog:
                 f"root {str(self.root)!r} must be a folder that can be written: {error.strerror}"
             ) from error
         return record if is_ours else _read(paths.record)
+
+
+def require_name(name: str) -> None:
+    """Raise :class:`InputError` unless a run or a study can have this name."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"name must be letters, digits, '.', '_' or '-' and start with one of the first, got {name!r}")
 
 
 def is_alive(record: RunRecord) -> bool:

@@ -27,6 +27,11 @@ class RunPaths:
         return self.folder / "run.json"
 
     @property
+    def study(self) -> Path:
+        """The record of a study, whose folder holds no run."""
+        return self.folder / "study.json"
+
+    @property
     def lock(self) -> Path:
         """The file that is locked by the process that works on the run."""
         return self.folder / ".lock"
@@ -53,7 +58,7 @@ class RunPaths:
 
     @property
     def report(self) -> Path:
-        """The report's folder."""
+        """The report's folder, a run's or a study's."""
         return self.folder / "report"
 
 

@@ -116,7 +116,7 @@ def measure_velocity(
     if law is not None:
         floor, gap = known
         found.append(_floor(law, floor, interpolant=interpolant, stop=pairs.stop))
-        found.append(_root("velocity_error", gap))
+        found.append(root_mean_square("velocity_error", gap))
     return found
 
 
@@ -249,8 +249,8 @@ def _mean(name: str, values: np.ndarray) -> Distance:
     return Distance(name=name, value=float(values.mean()), standard_error=error, n=len(values))
 
 
-def _root(name: str, squares: np.ndarray) -> Distance:
-    """Give the root of a mean, its standard error by the delta method."""
+def root_mean_square(name: str, squares: np.ndarray) -> Distance:
+    """Give the root of the mean of ``squares [n]``, its standard error by the delta method."""
     mean = _mean(name, squares)
     value = math.sqrt(mean.value)
     error = mean.standard_error / (2 * value) if value > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, without scripts or network.
+"""The report of a run or a study: one self-contained HTML page, without scripts or network.
 
 Numbers print with their standard errors and no more digits than those justify. The look lives in report.html.jinja; its
 paper colours are those of :mod:`tasks.evaluation.plots`, so that pictures sit in the page without a frame.
@@ -105,6 +105,16 @@ class DistanceRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text under a title and a remark; each row as long as ``header``."""
+
+    title: str
+    remark: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepRow:
     """A step of the pipeline: its status (``done``, ``reused``), how long it took, and a line of details."""
 
@@ -119,12 +129,14 @@ class ReportContent:
     """All that the page shows; whatever is empty is left out.
 
     Args:
-        run: name of the run.
-        title: the preset or file the run was made from.
+        subject: what the page is of: ``run`` or ``study``.
+        run: its name.
+        title: the preset or file it was made from.
         created: when, as it is to be printed.
         headline: the few numbers to read first.
         distances: each with its floor.
         figures: in reading order.
+        tables: in reading order, after the figures.
         budget: the error budget, by its terms ``early_stopping, velocity, euler, fit, bound``.
         metrics: all other measures.
         steps: in order.
@@ -137,12 +149,14 @@ class ReportContent:
         versions: of packages and of Python.
     """
 
+    subject: str = "run"
     run: str
     title: str
     created: str
     headline: Sequence[Metric] = ()
     distances: Sequence[DistanceRow] = ()
     figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
     budget: Mapping[str, Distance] | None = None
     metrics: Sequence[Metric] = ()
     steps: Sequence[StepRow] = ()

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from flows.display import Bars, metric_rows, print_table
+from flows.display import Bars, metric_rows, print_study, print_table
 
 
 def console(*, is_terminal: bool) -> tuple[Console, io.StringIO]:
@@ -32,6 +32,53 @@ def test_a_terminal_gets_a_bar_with_what_is_done() -> None:
     assert "500/1,000" in text
     assert "trajectories" in text
     assert "engines" in text
+
+
+def test_of_many_steps_a_terminal_shows_the_last_ones() -> None:
+    bars = Bars(console(is_terminal=True)[0])
+    with bars.shown() as listener:
+        for k in range(30):
+            listener.began(f"run-{k}")
+    assert [task.description for task in bars._bars.tasks if task.visible] == [f"run-{k}" for k in range(18, 30)]
+
+
+def test_a_bar_whose_count_begins_anew_shows_no_negative_rate() -> None:
+    bars = Bars(console(is_terminal=True)[0])
+    with bars.shown() as listener:
+        listener.began("run")
+        listener.moved("run", 900, 1000, "ingest")
+        listener.moved("run", 1, 10, "integrate")
+        assert bars._first is not None
+        assert bars._first[0] == 1
+
+
+def test_a_study_is_printed_with_its_points_and_orders() -> None:
+    where, out = console(is_terminal=False)
+    values = {"trajectories.steps": 8, "trajectories.solver": "heun"}
+    point = {"values": values, "evaluations": 16, "error": 0.0123, "error_se": 0.001, "metrics": {}, "seconds": 1.0}
+    order = {
+        "quantity": "error",
+        "against": "evaluations",
+        "series": {"trajectories.solver": "heun"},
+        "observed": 2.04,
+        "se": None,
+        "last": 2.01,
+        "theory": 2.0,
+    }
+    print_study(where, {"points": [point], "orders": [order], "reference": "heun", "reference_error": 0.0012})
+    lines = [line.split() for line in out.getvalue().splitlines() if line.strip()]
+    assert lines == [
+        ["steps", "solver", "evaluations", "error", "±", "seconds"],
+        ["8", "heun", "16", "0.0123", "0.001", "1.0"],
+        ["quantity", "against", "series", "order", "±", "last", "two", "theory"],
+        ["error", "evaluations", "heun", "2.04", "2.01", "2"],
+        ["end", "states", "are", "compared", "with", "heun,", "whose", "own", "error", "is", "about", "1.2e-03"],
+    ]
+    out.truncate(0)
+    blank = point | {"error": None, "error_se": None, "metrics": {"w2": 0.5}}
+    print_study(where, {"points": [blank], "orders": [], "reference": None})
+    assert "error" not in out.getvalue()
+    assert "0.5" in out.getvalue()
 
 
 def test_moves_before_any_step_are_ignored() -> None:

@@ -1,0 +1,76 @@
+"""Studies: ``ROOT/<study>/study.json`` says what a study is of and, once it is done, what came of it.
+
+A study's runs are runs like any other. Its own folder has no ``run.json``, so no command takes a study for a run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import create_exclusive, write_atomic
+from storage.errors import DamagedError, InputError, VersionError
+from storage.paths import RunPaths
+from storage.specs import SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRecord:
+    """What is known of a study."""
+
+    version: int = SCHEMA_VERSION
+    name: str
+    identity: str  # of its sweeps and configurations, but for the count of trajectories
+    config: str  # what it was made from: a preset or a file's name
+    created: str  # UTC, ISO 8601
+    key: str = ""  # of what the result was measured on; empty: nothing was measured yet
+    result: Mapping[str, Any] = field(default_factory=dict)  # what the command prints
+
+
+def claim_study(root: Path, record: StudyRecord) -> StudyRecord:
+    """Write the record of a new study, or give the one that is there.
+
+    Raises:
+        InputError: the root cannot be written.
+        DamagedError: what is there cannot be read.
+    """
+    path = RunPaths(root, record.name).study
+    try:
+        is_ours = create_exclusive(path, _dump(record))
+    except OSError as error:
+        raise InputError(f"root {str(root)!r} must be a folder that can be written: {error.strerror}") from error
+    return record if is_ours else _read(path)
+
+
+def find_study(root: Path, name: str) -> StudyRecord | None:
+    """Give the study of a name; None where there is none.
+
+    Raises:
+        DamagedError: its record cannot be read.
+    """
+    path = RunPaths(root, name).study
+    return _read(path) if path.is_file() else None
+
+
+def finish_study(root: Path, record: StudyRecord, *, key: str, result: Mapping[str, Any]) -> StudyRecord:
+    """Publish what came of a study, and give its record."""
+    finished = replace(record, key=key, result=result)
+    write_atomic(RunPaths(root, record.name).study, _dump(finished))
+    return finished
+
+
+def _dump(record: StudyRecord) -> bytes:
+    return (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _read(path: Path) -> StudyRecord:
+    try:
+        content = json.loads(path.read_bytes())
+        if content["version"] > SCHEMA_VERSION:
+            raise VersionError(
+                f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
+            )
+        return StudyRecord(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path} is no study's record; delete it, and run the study again") from error
