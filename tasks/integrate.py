@@ -20,7 +20,7 @@ from storage.checksum import digest
 from storage.chunks import default_chunk_rows
 from storage.commits import Commit
 from storage.data import DataStore
-from storage.errors import InputError
+from storage.errors import DamagedError, InputError
 from storage.models import StoredModel, read_model
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore, row_bytes
@@ -59,8 +59,7 @@ class IntegrateRequest:
 class ChunkTask:
     """One unit of work."""
 
-    velocity: Path
-    digest: str  # of the velocity, so that a worker notices another one under the same path
+    velocity: Path  # which must be the one that the store was planned with
     store: Path
     chunk: int
 
@@ -213,9 +212,8 @@ def simulate(store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, e
     Raises:
         DamagedError: the velocity is not the one that the store was planned with.
     """
-    tasks = (
-        ChunkTask(velocity=velocity, digest=store.plan.velocity, store=store.path, chunk=chunk) for chunk in chunks
-    )  # made when asked for: a million of them would be most of the driver's memory
+    # made when asked for: a million of them would be most of the driver's memory
+    tasks = (ChunkTask(velocity=velocity, store=store.path, chunk=chunk) for chunk in chunks)
     return executor.map(simulate_chunk, tasks)
 
 
@@ -262,7 +260,7 @@ def simulate_chunk(task: ChunkTask) -> Receipt:
     store = TrajectoryStore.open(task.store)
     if store.ledger.is_committed(task.chunk):  # by an attempt that was lost between its record and its answer
         return _receipt(store.ledger.read(task.chunk))
-    field = _velocity(task.velocity, task.digest, store.plan.solver_dtype)
+    field = planned_velocity(task.velocity, store.plan)
     return _commit(store, task.chunk, field, began=began, arithmetic=_arithmetic(store.plan, task.velocity))
 
 
@@ -355,14 +353,24 @@ def arithmetic_of(plan: TrajectoryPlan, field: VelocityField) -> str:
 
 @lru_cache(maxsize=1)
 def _arithmetic(plan: TrajectoryPlan, velocity: Path) -> str:
-    return arithmetic_of(plan, _velocity(velocity, plan.velocity, plan.solver_dtype))
+    return arithmetic_of(plan, planned_velocity(velocity, plan))
+
+
+def planned_velocity(folder: Path, plan: TrajectoryPlan) -> VelocityField:
+    """Read the velocity that a store was planned with, in the type that is computed in.
+
+    Raises:
+        IncompleteError: there is none any more.
+        DamagedError: it is another one, or not whole.
+    """
+    return _velocity(folder, plan.velocity, plan.solver_dtype)
 
 
 @lru_cache(maxsize=1)
 def _velocity(folder: Path, digest: str, dtype: str) -> VelocityField:
     found = read_model(folder).digest
     if found != digest:
-        raise RuntimeError(
+        raise DamagedError(
             f"{folder} holds velocity {found}, the store was planned with {digest}; use another run name"
         )
     field = load_velocity(folder)

@@ -96,12 +96,9 @@ def naive_seconds(folder: Path, request: IntegrateRequest) -> float:
         from prefect_ray import RayTaskRunner
 
         wait()
-        digest = read_model(request.velocity).digest
-        plan = plan_trajectories(request, velocity_digest=digest)
+        plan = plan_trajectories(request, velocity_digest=read_model(request.velocity).digest)
         TrajectoryStore.create(request.store, plan, rows=request.trajectories.count)
-        items = [
-            ChunkTask(velocity=request.velocity, digest=digest, store=request.store, chunk=k) for k in range(NAIVE)
-        ]
+        items = [ChunkTask(velocity=request.velocity, store=request.store, chunk=k) for k in range(NAIVE)]
         simulate = task(persist_result=False, cache_policy=NO_CACHE)(simulate_chunk)
 
         @flow(task_runner=RayTaskRunner(), persist_result=False)

@@ -13,7 +13,7 @@ import zarr
 from torch import Tensor
 
 from storage.commits import Ledger
-from storage.errors import InputError, PlanConflictError
+from storage.errors import DamagedError, InputError, PlanConflictError
 from storage.models import publish_model
 from storage.paths import ledger_path
 from storage.trajectories import TrajectoryStore
@@ -271,7 +271,7 @@ def test_a_velocity_changed_under_the_plan_is_refused(tmp_path: Path) -> None:
     request = request_of(tmp_path)
     plan = plan_trajectories(request, velocity_digest="0" * 32)
     store = TrajectoryStore.create(request.store, plan, rows=40)
-    with pytest.raises(RuntimeError, match="the store was planned with"):
+    with pytest.raises(DamagedError, match="the store was planned with"):
         list(simulate(store, [0], velocity=request.velocity, executor=SerialExecutor()))
 
 
