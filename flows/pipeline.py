@@ -4,7 +4,6 @@ Prefect loads this file by its path as a module named ``pipeline``, so it holds 
 """
 
 from contextlib import ExitStack
-from pathlib import Path
 
 from prefect import flow
 
@@ -12,6 +11,7 @@ from flows import signals
 from flows.config import PipelineConfig
 from flows.runs import Run, open_run
 from flows.steps import TASKS
+from storage.paths import root_location
 from tasks.executor import Executor, SerialExecutor, ray_session
 
 
@@ -23,12 +23,12 @@ def pipeline(
 
     Args:
         config: what is asked for.
-        root: the folder of runs.
+        root: the folder of runs, or its address on an object store.
         name: of the run; empty to call it after the configuration.
         source: the preset or file that the configuration was made from.
         until: the last step.
     """
-    travel(open_run(config, root=Path(root), name=name, source=source, until=until))
+    travel(open_run(config, root=root_location(root), name=name, source=source, until=until))
 
 
 def travel(run: Run) -> None:

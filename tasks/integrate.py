@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from storage.chunks import default_chunk_rows
 from storage.data import DataStore
 from storage.errors import InputError
 from storage.models import StoredModel, read_model
+from storage.paths import Location
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore, row_bytes
 from storage.trajectories import Verification as Verification  # what verify_store gives
@@ -45,9 +45,9 @@ class IntegrateRequest:
     interpolant: InterpolantSpec
     seed: int
     dim: tuple[int, ...]  # shape of one state
-    data: Path  # the ingested dataset, for the shares of its classes
-    velocity: Path  # folder of the published velocity
-    store: Path
+    data: Location  # the ingested dataset, for the shares of its classes
+    velocity: Location  # folder of the published velocity
+    store: Location
     is_spread: bool = False  # a kernel's sums are spread over Ray tasks, one a shard, and not the chunks
 
 
@@ -55,9 +55,9 @@ class IntegrateRequest:
 class ChunkTask:
     """One unit of work."""
 
-    velocity: Path
+    velocity: Location
     digest: str  # of the velocity, so that a worker notices another one under the same path
-    store: Path
+    store: Location
     chunk: int
 
 
@@ -156,7 +156,7 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     )
 
 
-def verify_store(store: Path, *, rows: int, is_quick: bool = False) -> Verification:
+def verify_store(store: Location, *, rows: int, is_quick: bool = False) -> Verification:
     """Recompute the digest of every chunk that the first ``rows`` rows need; or look at records and sizes only."""
     return TrajectoryStore.open(store).verify(rows=rows, is_quick=is_quick)
 
@@ -199,7 +199,7 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
 
 
 def simulate(
-    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor, progress: Progress
+    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Location, executor: Executor, progress: Progress
 ) -> Made:
     """Simulate and commit the given chunks.
 
@@ -213,7 +213,7 @@ def simulate(
 
 
 def simulate_spread(
-    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor, progress: Progress
+    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Location, executor: Executor, progress: Progress
 ) -> Made:
     """Simulate chunks here, one after another, each velocity summed over all shards by the executor's workers.
 
@@ -309,7 +309,7 @@ def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Fl
 
 
 @lru_cache(maxsize=1)
-def _velocity(folder: Path, digest: str, dtype: str) -> VelocityField:
+def _velocity(folder: Location, digest: str, dtype: str) -> VelocityField:
     found = read_model(folder).digest
     if found != digest:
         raise RuntimeError(

@@ -23,6 +23,7 @@ from tasks.transport.field import Guided
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import solve
+from tests.local import on_disk
 
 SPEC = TrajectoriesSpec(count=40, steps=4, stop=1.0, chunk_rows=16, sub_batch=8)
 
@@ -243,7 +244,7 @@ def test_repair_makes_just_the_damaged_chunk_anew(tmp_path: Path) -> None:
     integrate(request, executor=SerialExecutor(), progress=silent)
     file = request.store / "x/c/1/0/0"
     good = file.read_bytes()
-    file.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
+    on_disk(file).write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
     found = verify_store(request.store, rows=40)
     assert (found.bad, found.missing) == ((1,), ())
     executor = CountingExecutor()
@@ -390,7 +391,7 @@ def test_labels_that_are_damaged_or_lost_are_made_anew(is_lost: bool, drift: Dri
     if is_lost:
         files[1].unlink()
     else:
-        files[1].write_bytes(good[1][:50] + bytes([good[1][50] ^ 1]) + good[1][51:])
+        on_disk(files[1]).write_bytes(good[1][:50] + bytes([good[1][50] ^ 1]) + good[1][51:])
     found = verify_store(request.store, rows=40)
     assert (found.bad, found.missing) == ((1,), ())
     executor = CountingExecutor()
