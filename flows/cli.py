@@ -29,6 +29,7 @@ from flows.stages import STEPS
 from flows.studies import MEASURED_STEPS, Study, open_study
 from storage.catalog import Catalog, RunRecord, is_alive
 from storage.errors import InputError, StorageError
+from storage.paths import Location, root_location
 from tasks.executor import require_reachable
 
 OUT = Console(soft_wrap=True)
@@ -293,7 +294,7 @@ def _report(options: argparse.Namespace) -> int:
             f"run {record.name!r} has no report yet; run it to the end, or charflow evaluate {record.name}"
         )
     page = catalog.paths(record.steps["evaluate"].holder).report / "index.html"
-    if not page.exists():
+    if not page.is_file():
         raise StorageError(f"{page} is gone; charflow evaluate {record.name} writes it anew")
     if options.json:
         return _print_json({"run": record.name, "report": str(page)})
@@ -322,8 +323,8 @@ def _status(record: RunRecord) -> str:
     return record.status if record.status != "running" or is_alive(record) else "interrupted"
 
 
-def _root(options: argparse.Namespace) -> Path:
-    return Path(options.root or os.environ.get("CHARFLOW_ROOT") or "runs")
+def _root(options: argparse.Namespace) -> Location:
+    return root_location(options.root or os.environ.get("CHARFLOW_ROOT") or "runs")
 
 
 def _print_json(value: Any) -> int:
@@ -348,7 +349,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         if name not in ("presets", "bench"):
-            sub.add_argument("--root", default="", help="folder of runs; default $CHARFLOW_ROOT, else ./runs")
+            sub.add_argument(
+                "--root", default="", help="folder or s3://... of runs; default $CHARFLOW_ROOT, else ./runs"
+            )
         return sub
 
     add("presets", _presets, "list the recipes")

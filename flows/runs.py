@@ -8,14 +8,13 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from flows.config import PipelineConfig, as_tree, build_config, dump_config, flatten
 from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
 from storage.errors import InputError, RunConflictError, UnknownRunError
-from storage.paths import RunPaths, sources_path
+from storage.paths import Location, RunPaths, sources_path
 from storage.sources import source_digest
 from storage.specs import SourceSpec
 from tasks.specs import PATH_KINDS
@@ -141,7 +140,7 @@ class Run:
         return step != "integrate" or stage.summary["count"] >= self.config.trajectories.count
 
 
-def open_run(config: PipelineConfig, *, root: Path, name: str, source: str, until: str) -> Run:
+def open_run(config: PipelineConfig, *, root: Location, name: str, source: str, until: str) -> Run:
     """Claim the run of a configuration and take over what is there already.
 
     Args:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from flows.config import config_name
@@ -15,6 +14,7 @@ from flows.sweep import Point, parse_sweep, points_of
 from storage.catalog import Catalog, require_name
 from storage.errors import InputError, UnknownRunError
 from storage.fingerprint import fingerprint
+from storage.paths import Location
 from storage.studies import StudyRecord, claim_study, find_study
 from tasks.executor import require_reachable
 from tasks.specs import ComputeSpec
@@ -46,7 +46,7 @@ class Study:
         return self.points[0].config.compute
 
     @property
-    def page(self) -> Path:
+    def page(self) -> Location:
         """The page that shows it."""
         return self.catalog.paths(self.name).report / "index.html"
 
@@ -97,7 +97,7 @@ class Study:
 
 
 def open_study(
-    source: str, *, sweeps: Sequence[str], changes: Sequence[str], root: Path, name: str, until: str
+    source: str, *, sweeps: Sequence[str], changes: Sequence[str], root: Location, name: str, until: str
 ) -> Study:
     """Check everything that is asked for, then claim the study; no run is made yet.
 

@@ -5,7 +5,6 @@ Prefect loads this file by its path as a module named ``study``, so it holds the
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from prefect import flow
 
@@ -14,6 +13,7 @@ from flows.conclude import conclude
 from flows.progress import as_one, current_listener, listening
 from flows.studies import open_study
 from flows.travel import Cluster, take_steps
+from storage.paths import root_location
 
 
 @flow(name="charflow-study", flow_run_name="{name}", persist_result=False)
@@ -37,7 +37,7 @@ def study(
         name: of the study; empty to call it after the configuration.
         until: the last step of each point.
     """
-    found = open_study(source, sweeps=sweeps, changes=changes, root=Path(root), name=name, until=until)
+    found = open_study(source, sweeps=sweeps, changes=changes, root=root_location(root), name=name, until=until)
     listener = current_listener()
     with signals.kept(), Cluster(found.compute) as cluster:
         for member in found.pending:

@@ -5,7 +5,6 @@ where the array ends inside it: growth changes the array's shape and no chunk. Z
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ from zarr.core.array import AsyncArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, StorePath
 
-from storage.atomic import sync_folder, write_atomic
+from storage.atomic import sync_folders, write_atomic
 from storage.checksum import digest_file
-from storage.errors import DamagedError
+from storage.errors import DamagedError, IncompleteError
+from storage.paths import Location
 
 Array = npt.NDArray[Any]
 
@@ -26,10 +26,11 @@ class ChunkedArray:
     """The array ``name`` of the group at ``store``, for chunks of the shape and type that were planned.
 
     Raises:
+        IncompleteError: there is none.
         DamagedError: its description makes no sense, or another layout.
     """
 
-    def __init__(self, store: Path, name: str, *, chunk_shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, store: Location, name: str, *, chunk_shape: tuple[int, ...], dtype: str) -> None:
         self.name = name
         self.chunk_shape = chunk_shape
         self.dtype = np.dtype(dtype)
@@ -45,7 +46,7 @@ class ChunkedArray:
         """Give the name of a chunk's file inside the store."""
         return "/".join([self.name, "c", str(chunk), *["0"] * (len(self.chunk_shape) - 1)])
 
-    def file(self, chunk: int) -> Path:
+    def file(self, chunk: int) -> Location:
         """Give the path of a chunk's file."""
         return self._store / self.key(chunk)
 
@@ -69,8 +70,7 @@ class ChunkedArray:
         """
         file = self.file(chunk)
         write_atomic(file, content)
-        for folder in file.parents[1 : len(file.relative_to(self._store).parts)]:  # one that a dead attempt made, too
-            sync_folder(folder)
+        sync_folders(file, top=self._store)  # one that a dead attempt made, too
         if digest_file(file) != promised:
             raise DamagedError(f"chunk {chunk} reads back other bytes than were written to {file}; check the disk")
 
@@ -101,7 +101,11 @@ class ChunkedArray:
     def _open(self) -> Any:
         path = self._store / self.name
         try:
-            array = zarr.open_array(path, mode="r")
+            content = default_buffer_prototype().buffer.from_bytes((path / "zarr.json").read_bytes())
+        except FileNotFoundError as error:
+            raise IncompleteError(f"{self._store} holds no array {self.name}; run the integrate step again") from error
+        try:
+            array = zarr.open_array(MemoryStore({"zarr.json": content}), mode="r")
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
                 f"{path / 'zarr.json'} is no array's; delete it and run the integrate step again"

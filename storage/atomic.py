@@ -1,18 +1,25 @@
 """Files that appear whole or not at all, and stay after a power cut.
 
 Write to a temporary name in the same folder, fsync, then publish: by rename where a newer version may replace an older
-one, by hard link where the first writer wins (``link`` fails if the name exists, which ``rename`` does not).
+one, by hard link where the first writer wins (``link`` fails if the name exists, which ``rename`` does not). On an
+object store a finished put is all of that: there is nothing temporary, and nothing to sync.
 """
 
 import os
 import uuid
 from pathlib import Path
 
+from storage.paths import Location
+from storage.remote import RemotePath
+
 TEMPORARY_SUFFIX = ".partial"
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Location, content: bytes) -> None:
     """Publish ``content`` at ``path``, replacing what was there, durably."""
+    if isinstance(path, RemotePath):
+        path.write(content)
+        return
     temporary = _write_temporary(path, content)
     try:
         os.replace(temporary, path)
@@ -22,11 +29,14 @@ def write_atomic(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def create_exclusive(path: Path, content: bytes) -> bool:
+def create_exclusive(path: Location, content: bytes) -> bool:
     """Publish ``content`` at ``path`` unless something is there; tell whether it was published.
 
-    What is there is durable either way: a winner may have died before it synced the folder.
+    What is there is durable either way: a winner may have died before it synced the folder. On an object store the one
+    who hears that something was there may be its author (:meth:`RemotePath.create`), so callers compare.
     """
+    if isinstance(path, RemotePath):
+        return path.create(content)
     temporary = _write_temporary(path, content)
     try:
         os.link(temporary, path)
@@ -39,8 +49,10 @@ def create_exclusive(path: Path, content: bytes) -> bool:
     return is_first
 
 
-def sweep(folder: Path) -> int:
+def sweep(folder: Location) -> int:
     """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
+    if isinstance(folder, RemotePath):
+        return 0
     leftovers = list(folder.rglob(f".*{TEMPORARY_SUFFIX}"))
     for path in leftovers:
         path.unlink(missing_ok=True)
@@ -52,9 +64,17 @@ def sync_file(path: Path) -> None:
     _sync(path, os.O_RDONLY)
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: Location) -> None:
     """Make a folder's entries durable."""
-    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+    if not isinstance(path, RemotePath):
+        _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_folders(path: Location, *, top: Location) -> None:
+    """Make the entries of every folder between ``path``'s own and ``top`` durable, those of ``top`` as well."""
+    if isinstance(path, Path) and isinstance(top, Path):
+        for folder in path.parents[1 : len(path.relative_to(top).parts)]:
+            sync_folder(folder)
 
 
 def sync_tree(path: Path) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from storage.atomic import create_exclusive, write_atomic
 from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError, VersionError
-from storage.paths import RunPaths
+from storage.paths import Location, RunPaths
+from storage.remote import RemotePath, at_once
 from storage.specs import SCHEMA_VERSION
 
 STATUSES = ("new", "running", "partial", "finished", "failed", "interrupted")  # partial: done as far as was asked
@@ -62,8 +62,8 @@ class RunRecord:
 class Catalog:
     """The runs under one root."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()  # workers have other working folders
+    def __init__(self, root: Location) -> None:
+        self.root = root if isinstance(root, RemotePath) else root.absolute()  # workers have other working folders
 
     def paths(self, run: str) -> RunPaths:
         """Give the places of a run, whether it exists or not."""
@@ -71,8 +71,8 @@ class Catalog:
 
     def runs(self) -> list[RunRecord]:
         """Give every run, the newest first."""
-        names = [path.parent.name for path in self.root.glob("*/run.json")]
-        records = [self.get(name) for name in names if _NAME.fullmatch(name)]
+        found = [path for path in self.root.glob("*/run.json") if _NAME.fullmatch(path.parent.name)]
+        records = at_once(_read, found) if isinstance(self.root, RemotePath) else map(_read, found)
         return sorted(records, key=lambda record: record.created, reverse=True)
 
     def get(self, run: str) -> RunRecord:
@@ -119,12 +119,17 @@ class Catalog:
         """Work on a run alone, as long as the block lasts or the process lives.
 
         The lock is the host's: it keeps two commands from one run, and goes with its process, however that ends. Two
-        hosts that work on one run do so twice and harm nothing but the record.
+        hosts that work on one run do so twice and harm nothing but the record; so do any two processes where the run
+        is on an object store, which has no locks.
 
         Raises:
             RunBusyError: another process works on it.
         """
-        with self.paths(run).lock.open("a") as file:
+        lock = self.paths(run).lock
+        if isinstance(lock, RemotePath):
+            yield
+            return
+        with lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -161,7 +166,7 @@ class Catalog:
 
     def _create(self, name: str, *, identity: str, config: str, source_digest: str) -> RunRecord:
         paths = self.paths(name)
-        if paths.record.exists():
+        if paths.record.is_file():
             return _read(paths.record)
         now = _now()
         record = RunRecord(
@@ -171,7 +176,7 @@ class Catalog:
             is_ours = create_exclusive(paths.record, _dump(record))
         except OSError as error:
             raise InputError(
-                f"root {str(self.root)!r} must be a folder that can be written: {error.strerror}"
+                f"root {str(self.root)!r} must be a folder that can be written: {error.strerror or error}"
             ) from error
         return record if is_ours else _read(paths.record)
 
@@ -208,7 +213,7 @@ def _dump(record: RunRecord) -> bytes:
     return (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
 
 
-def _read(path: Path) -> RunRecord:
+def _read(path: Location) -> RunRecord:
     try:
         content = json.loads(path.read_bytes())
         if content["version"] > SCHEMA_VERSION:

@@ -3,10 +3,10 @@
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from storage.atomic import write_atomic
-from storage.checksum import digest, digest_file
+from storage.checksum import digest
+from storage.paths import Location
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class CheckpointFolder:
         keep: how many of the newest stay.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: Location, *, keep: int = 2) -> None:
         self.folder = folder
         self._keep = keep
 
@@ -44,8 +44,9 @@ class CheckpointFolder:
     def newest(self) -> Checkpoint | None:
         """Give the newest checkpoint whose bytes match its marker, skipping damaged ones with a warning."""
         for step in reversed(self.steps()):
-            if self._is_valid(step):
-                return Checkpoint(step=step, payload=self._payload(step).read_bytes())
+            payload = self._valid(step)
+            if payload is not None:
+                return Checkpoint(step=step, payload=payload)
             logger.warning("checkpoint of step %d in %s is damaged; going back to an older one", step, self.folder)
         return None
 
@@ -53,16 +54,17 @@ class CheckpointFolder:
         """Give the steps that have a marker, ascending."""
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.json"))
 
-    def _is_valid(self, step: int) -> bool:
-        payload = self._payload(step)
+    def _valid(self, step: int) -> bytes | None:
+        """Give the payload that the marker promises; None where there is another or none."""
         try:
             promised = json.loads(self._marker(step).read_bytes())["digest"]
-        except (ValueError, KeyError, TypeError):
-            return False
-        return payload.exists() and digest_file(payload) == promised
+            payload = self._payload(step).read_bytes()
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return payload if digest(payload) == promised else None
 
-    def _payload(self, step: int) -> Path:
+    def _payload(self, step: int) -> Location:
         return self.folder / f"step-{step:08d}.pt"
 
-    def _marker(self, step: int) -> Path:
+    def _marker(self, step: int) -> Location:
         return self.folder / f"step-{step:08d}.json"

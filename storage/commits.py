@@ -8,15 +8,16 @@ crash leaves at each step.
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from storage.atomic import create_exclusive, sweep, sync_folder, write_atomic
 from storage.checksum import digest
 from storage.errors import CommitConflictError, DamagedError, IncompleteError, PlanConflictError, VersionError
 from storage.fingerprint import canonical, fingerprint
+from storage.paths import Location
+from storage.remote import RemotePath, at_once
 from storage.specs import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
@@ -51,10 +52,10 @@ class Manifest:
 class Ledger:
     """Plan, commit records and manifest, as JSON files in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Location) -> None:
         self.folder = folder
         self._commits = folder / "commits"
-        self._records = os.fspath(self._commits)
+        self._records = str(self._commits)
 
     def establish(self, plan: Mapping[str, Any]) -> str:
         """Write the plan unless there is one, and give its fingerprint.
@@ -81,9 +82,10 @@ class Ledger:
             IncompleteError: there is none.
         """
         path = self.folder / "plan.json"
-        if not path.exists():
-            raise IncompleteError(f"{path} is missing; run the integrate step first")
-        return _read(path)
+        try:
+            return _read(path)
+        except FileNotFoundError as error:
+            raise IncompleteError(f"{path} is missing; run the integrate step first") from error
 
     def publish(self, commit: Commit) -> bool:
         """Record a chunk whose bytes are durable; tell whether this attempt was the first.
@@ -111,7 +113,7 @@ class Ledger:
         """
         path = f"{self._records}/{chunk:08d}.json"  # a Path would take as long to make as the file to read
         try:
-            return Commit(**_read(path))
+            return Commit(**_read(self._path(chunk) if isinstance(self._commits, RemotePath) else path))
         except FileNotFoundError:
             raise IncompleteError(
                 f"chunk {chunk} is not committed in {self.folder}; run the integrate step again"
@@ -119,14 +121,23 @@ class Ledger:
         except TypeError as error:
             raise DamagedError(f"{path} is no commit record; run charflow verify --repair") from error
 
+    def read_many(self, chunks: Iterable[int]) -> Iterator[Commit]:
+        """Give the records of chunks in order, from an object store many at once.
+
+        Raises:
+            IncompleteError: a chunk is not committed.
+            DamagedError: a record cannot be read.
+        """
+        return at_once(self.read, chunks) if isinstance(self.folder, RemotePath) else map(self.read, chunks)
+
     def is_committed(self, chunk: int) -> bool:
         """Tell whether a chunk has a record."""
-        return self._path(chunk).exists()
+        return self._path(chunk).is_file()
 
     def committed(self) -> set[int]:
         """Give the chunks that have a record."""
         try:
-            names = os.listdir(self._commits)  # a quarter of a glob's time, which counts at 100,000 records
+            names = _names(self._commits)
         except FileNotFoundError:
             return set()
         return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
@@ -158,7 +169,8 @@ class Ledger:
         if before is not None and before.rows > rows and not self.missing(before.chunks):
             rows, chunks = before.rows, before.chunks  # a smaller request must not unseal what others train on
         known = self._sealed_digests(before)
-        digests = {str(chunk): known.get(str(chunk)) or dict(self.read(chunk).files) for chunk in range(chunks)}
+        new = self.read_many(chunk for chunk in range(chunks) if not known.get(str(chunk)))
+        digests = {str(chunk): known.get(str(chunk)) or dict(next(new).files) for chunk in range(chunks)}
         content = canonical(digests)
         manifest = Manifest(rows=rows, chunks=chunks, plan=fingerprint(self.plan()), digest=digest(content))
         if manifest == before and known:
@@ -189,7 +201,7 @@ class Ledger:
             return None
 
     @property
-    def _digests(self) -> Path:
+    def _digests(self) -> Location:
         """The digests that the last seal gathered, so that the next reads new records alone; not needed otherwise."""
         return self.folder / "digests.json"
 
@@ -201,14 +213,26 @@ class Ledger:
         except FileNotFoundError:
             return {}
 
-    def _path(self, chunk: int) -> Path:
+    def _path(self, chunk: int) -> Location:
         return self._commits / f"{chunk:08d}.json"
 
 
-def _read(path: Path | str) -> dict[str, Any]:
+def _names(folder: Location) -> list[str]:
+    if isinstance(folder, RemotePath):
+        return [path.name for path in folder.iterdir()]
+    return os.listdir(folder)  # a quarter of a glob's time, which counts at 100,000 records
+
+
+def _content(path: Location | str) -> bytes:
+    if isinstance(path, RemotePath):
+        return path.read_bytes()
+    with open(path, "rb", buffering=0) as file:  # a third of read_bytes' time, which counts as well
+        return file.readall()
+
+
+def _read(path: Location | str) -> dict[str, Any]:
     try:
-        with open(path, "rb", buffering=0) as file:  # a third of read_bytes' time, which counts as well
-            content = json.loads(file.readall())
+        content = json.loads(_content(path))
     except ValueError as error:
         raise DamagedError(f"{path} is not JSON; run charflow verify --repair") from error
     if not isinstance(content, dict):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,20 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from storage.atomic import sync_folder, sync_tree
+from storage.cache import NodeFiles, publish, scratch
 from storage.checksum import DIGEST_BYTES
 from storage.chunks import ChunkGrid, Shard, default_chunk_rows, even_shards
 from storage.errors import DamagedError, IncompleteError, InputError, VersionError
 from storage.fingerprint import fingerprint
+from storage.paths import Location
+from storage.remote import RemotePath
 from storage.shards import map_shard, write_shard
 from storage.specs import SCHEMA_VERSION
 
 Values = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Moments = npt.NDArray[np.float64]
+Read = TypeVar("Read")
 
 MOST_CLASSES = 2**16  # of an index that is no class but a number of some other kind, the shares would fill the memory
 _BLOCK_BYTES = 8 * 2**20  # of rows in single precision that are worked on at once; a row is never cut
@@ -98,7 +102,7 @@ class Standardisation:
 
 
 def ingest_dataset(
-    path: Path,
+    path: Location,
     dataset: Dataset,
     *,
     source: dict[str, Any],
@@ -110,11 +114,18 @@ def ingest_dataset(
 
     Vectors are scaled coordinate by coordinate; images by one scale for all pixels, which share their units. What is
     wrong with the data shows in the first pass, before anything is written; should the second fail, what it wrote is
-    removed. ``progress`` hears of rows read, (done, total), where each is read twice.
+    removed. ``progress`` hears of rows read, (done, total), where each is read twice. For an object store it is written
+    here first, into the cache, and goes up when it is whole.
 
     Raises:
         InputError: the dataset is empty, or has a value that is not finite, or a label that is no class.
     """
+    if isinstance(path, RemotePath):
+        with scratch() as folder:
+            here = folder / path.name
+            ingest_dataset(here, dataset, source=source, shards=shards, standardise=standardise, progress=progress)
+            publish(here, path)
+        return DataStore(path)
     if dataset.rows < 1:
         raise InputError("dataset is empty; it needs at least one row")
     total = 2 * dataset.rows
@@ -256,7 +267,7 @@ def _lay_out(group: zarr.Group, name: str, grid: ChunkGrid, *, dtype: str, dim: 
 
 
 def _open_shard(path: Path, array: Any, index: int) -> AbstractContextManager[Callable[[npt.NDArray[Any]], None]]:
-    return write_shard(_shard_file(path, array, index), value_bytes=array.dtype.itemsize * math.prod(array.chunks))
+    return write_shard(path / _shard_name(array, index), value_bytes=array.dtype.itemsize * math.prod(array.chunks))
 
 
 def _attributes(dataset: Dataset, survey: _Survey, source: dict[str, Any], states: dict[str, str]) -> dict[str, Any]:
@@ -274,10 +285,9 @@ def _attributes(dataset: Dataset, survey: _Survey, source: dict[str, Any], state
     }
 
 
-def _shard_file(path: Path, array: Any, index: int) -> Path:
-    """Give the file of a shard of one of the store's arrays."""
-    name = array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))
-    return path / str(array.path) / str(name)
+def _shard_name(array: Any, index: int) -> str:
+    """Give the name inside the store of the file of a shard of one of its arrays."""
+    return f"{array.path}/{array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))}"
 
 
 class DataStore:
@@ -287,10 +297,12 @@ class DataStore:
         IncompleteError: there is none, or its ingest did not end.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not (path / "zarr.json").exists():
-            raise IncompleteError(f"{path} is missing; run the ingest step first")
-        group = zarr.open_group(path, mode="r")
+    def __init__(self, path: Location) -> None:
+        try:
+            self._node = NodeFiles(path)
+        except FileNotFoundError as error:
+            raise IncompleteError(f"{path} is missing; run the ingest step first") from error
+        group = zarr.open_group(self._node.folder, mode="r")
         attributes: dict[str, Any] = dict(group.attrs)
         if "digest" not in attributes:
             raise IncompleteError(f"{path} is half ingested; run the ingest step again")
@@ -359,20 +371,35 @@ class DataStore:
         return None if self._label is None else self._read(self._label, shard)
 
     def _map(self, index: int) -> Values:
-        try:
-            return map_shard(_shard_file(self.path, self._x, index), shape=self._x.chunks, dtype=np.float32)
-        except FileNotFoundError as error:
-            raise self._lost(self._x, index) from error
+        file = self._node.folder / _shard_name(self._x, index)
+        return self._checked(
+            self._x, range(index, index + 1), lambda: map_shard(file, shape=self._x.chunks, dtype=np.float32)
+        )
 
     def _read(self, array: Any, shard: Shard) -> npt.NDArray[Any]:
         size = self.shards.chunk_rows
-        for index in range(shard.start // size, -(-min(shard.stop, self.rows) // size)):
-            if not _shard_file(self.path, array, index).is_file():
-                raise self._lost(array, index)
-        try:
-            return np.asarray(array[shard.start : shard.stop])
-        except (ValueError, RuntimeError) as error:
-            raise DamagedError(f"{self.path} is damaged in rows {shard.start} to {shard.stop}; ingest again") from error
 
-    def _lost(self, array: Any, index: int) -> DamagedError:
-        return DamagedError(f"{self.path} has lost shard {index} of {array.path}; ingest again")
+        def read() -> npt.NDArray[Any]:
+            try:
+                return np.asarray(array[shard.start : shard.stop])
+            except (ValueError, RuntimeError) as error:
+                raise DamagedError(
+                    f"{self.path} is damaged in rows {shard.start} to {shard.stop}; ingest again"
+                ) from error
+
+        return self._checked(array, range(shard.start // size, -(-min(shard.stop, self.rows) // size)), read)
+
+    def _checked(self, array: Any, shards: range, read: Callable[[], Read]) -> Read:
+        """Read shards that are there; where they are copies that turn out to be damaged, once more from new ones."""
+        names = [_shard_name(array, index) for index in shards]
+        for index, name in zip(shards, names, strict=True):
+            try:
+                self._node.require(name)
+            except FileNotFoundError as error:
+                raise DamagedError(f"{self.path} has lost shard {index} of {array.path}; ingest again") from error
+        try:
+            return read()
+        except DamagedError:
+            if not self._node.renew(names):
+                raise
+        return read()

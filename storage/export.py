@@ -14,6 +14,7 @@ from zarr.codecs import Crc32cCodec
 
 from storage.atomic import write_atomic
 from storage.errors import InputError
+from storage.paths import Location
 from storage.trajectories import NO_CHUNK, Floats, Labels
 
 _MARK: dict[str, Any] = {"charflow": "samples"}  # attributes of a group that later samples may replace
@@ -63,7 +64,7 @@ def write_samples(path: Path, x: Floats, *, label: Labels | None = None) -> None
             )
 
 
-def write_report(folder: Path, *, page: str, pictures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> Path:
+def write_report(folder: Location, *, page: str, pictures: Mapping[str, bytes], metrics: Mapping[str, Any]) -> Location:
     """Write a report's pictures and metrics, then its page, and give the page's path."""
     for name, content in pictures.items():
         write_atomic(folder / f"{name}.png", content)

@@ -1,23 +1,33 @@
 """The metrics of a training, a JSON object a line, written while it runs and read by progress bars and loss curves."""
 
 import json
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 
 from storage.atomic import write_atomic
+from storage.paths import Location
+from storage.remote import RemotePath
+
+_PUT_SECONDS = 2.0  # between puts of a whole journal, at least
+_PUT_SHARE = 0.05  # of a training's time that goes into them, at most
 
 
 class Journal:
-    """Append records to ``path``; records after ``step`` go first, since a resumed training writes them anew."""
+    """Append records to ``path``; records after ``step`` go first, since a resumed training writes them anew.
 
-    def __init__(self, path: Path, *, step: int) -> None:
+    A record in a file is readable at once. Objects cannot be appended to: the whole is put every few seconds, and at
+    the end.
+    """
+
+    def __init__(self, path: Location, *, step: int) -> None:
         kept = [record for record in read_journal(path) if record["step"] <= step]
-        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self._file = path.open("a", buffering=1)
+        content = "".join(json.dumps(record) + "\n" for record in kept).encode()
+        write_atomic(path, content)
+        self._file = _Object(path, content) if isinstance(path, RemotePath) else path.open("a", buffering=1)
 
     def append(self, record: Mapping[str, float]) -> None:
-        """Write one record, which has a ``step``; it is readable at once."""
+        """Write one record, which has a ``step``."""
         self._file.write(json.dumps(dict(record)) + "\n")
 
     def __enter__(self) -> "Journal":
@@ -31,9 +41,33 @@ class Journal:
         self._file.close()
 
 
-def read_journal(path: Path) -> list[dict[str, float]]:
+class _Object:
+    """An object that grows by being put anew."""
+
+    def __init__(self, path: RemotePath, content: bytes) -> None:
+        self._path = path
+        self._content = bytearray(content)
+        self._due = time.monotonic() + _PUT_SECONDS
+
+    def write(self, text: str) -> None:
+        self._content += text.encode()
+        if time.monotonic() >= self._due:
+            self._put()
+
+    def close(self) -> None:
+        self._put()
+
+    def _put(self) -> None:
+        began = time.monotonic()
+        self._path.write(bytes(self._content))
+        now = time.monotonic()
+        self._due = now + max(_PUT_SECONDS, (now - began) / _PUT_SHARE)
+
+
+def read_journal(path: Location) -> list[dict[str, float]]:
     """Give the whole records written so far; a last line that is still being written is left out."""
-    if not path.exists():
+    try:
+        lines = path.read_text().split("\n")[:-1]
+    except FileNotFoundError:
         return []
-    lines = path.read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines if line.endswith("}")]

@@ -7,13 +7,13 @@ here or none, and the step that publishes repeats it on resume.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from storage.atomic import sync_folder, write_atomic
 from storage.checksum import digest
 from storage.errors import DamagedError, IncompleteError, VersionError
 from storage.fingerprint import canonical
+from storage.paths import Location
 from storage.specs import SCHEMA_VERSION
 
 
@@ -29,7 +29,7 @@ class StoredModel:
 _KERNEL, _OTHER = "kernel.json", "spec.json"  # names of the specification
 
 
-def publish_model(folder: Path, *, spec: Mapping[str, Any], weights: bytes = b"") -> str:
+def publish_model(folder: Location, *, spec: Mapping[str, Any], weights: bytes = b"") -> str:
     """Write a model, replacing an older one, and give its digest; ``spec`` may not use the keys version and weights."""
     content = {**spec, "version": SCHEMA_VERSION, "weights": digest(weights)}
     name, former = (_KERNEL, _OTHER) if spec.get("kind") == "kernel" else (_OTHER, _KERNEL)
@@ -41,22 +41,22 @@ def publish_model(folder: Path, *, spec: Mapping[str, Any], weights: bytes = b""
     return digest(canonical(content))
 
 
-def has_model(folder: Path) -> bool:
+def has_model(folder: Location) -> bool:
     """Tell whether a finished model lies in a folder."""
-    return _specification(folder).exists()
+    return _specification(folder).is_file()
 
 
-def _specification(folder: Path) -> Path:
-    return folder / (_KERNEL if (folder / _KERNEL).exists() else _OTHER)
+def _specification(folder: Location) -> Location:
+    return folder / (_KERNEL if (folder / _KERNEL).is_file() else _OTHER)
 
 
-def _retract(spec: Path) -> None:
-    if spec.exists():
+def _retract(spec: Location) -> None:
+    if spec.is_file():
         spec.unlink(missing_ok=True)
         sync_folder(spec.parent)
 
 
-def read_model(folder: Path) -> StoredModel:
+def read_model(folder: Location) -> StoredModel:
     """Read a model and check its weights.
 
     Raises:
@@ -65,7 +65,7 @@ def read_model(folder: Path) -> StoredModel:
         VersionError: a newer charflow wrote it.
     """
     path = _specification(folder)
-    if not path.exists():
+    if not path.is_file():
         raise IncompleteError(f"{folder} holds no finished model; run the step that makes it")
     try:
         content = json.loads(path.read_bytes())
@@ -75,7 +75,7 @@ def read_model(folder: Path) -> StoredModel:
     if version > SCHEMA_VERSION:
         raise VersionError(f"{path} has format {version}, this charflow reads up to {SCHEMA_VERSION}; upgrade")
     file = folder / "model.safetensors"
-    weights = file.read_bytes() if promised != digest(b"") and file.exists() else b""
+    weights = file.read_bytes() if promised != digest(b"") and file.is_file() else b""
     if digest(weights) != promised:
         raise DamagedError(f"{file} is not what {path.name} promises; run again, or delete {folder} first")
     return StoredModel(spec=content, weights=weights, digest=digest(canonical(content)))

@@ -1,72 +1,105 @@
 """Where everything of a run lies; the one place that joins these names."""
 
+import os
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
+
+from storage.remote import RemotePath, is_address, remote_path
+
+Location = Path | RemotePath  # of a file or folder of a run
+
+
+def root_location(root: str) -> Location:
+    """Give the place of a root: a folder, or an address on an object store, which is asked whether it answers.
+
+    Raises:
+        InputError: it is an address that no store has, or one that does not answer or refuses.
+    """
+    if not is_address(root):
+        return Path(root)
+    place = remote_path(root)
+    place.require_reachable()
+    return place
+
+
+def relative(place: Location, *, start: Location) -> str:
+    """Give the way from a folder to another place under the same root, such as ``../data.zarr``."""
+    if isinstance(place, RemotePath) and isinstance(start, RemotePath):
+        return posixpath.relpath(f"/{place.key}", f"/{start.key}")
+    return os.path.relpath(str(place), str(start))
+
+
+def follow(start: Location, way: str) -> Location:
+    """Give the place to which a way leads from a folder."""
+    if isinstance(start, RemotePath):
+        return RemotePath(start.bucket, posixpath.normpath(f"/{start.key}/{way}").lstrip("/"))
+    return Path(os.path.normpath(start / way))
 
 
 @dataclass(frozen=True)
 class RunPaths:
     """The places of one run, ``ROOT/<run>/...``; nothing is created here."""
 
-    root: Path
+    root: Location
     run: str
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Location:
         """The run's own folder."""
         return self.root / self.run
 
     @property
-    def config(self) -> Path:
+    def config(self) -> Location:
         """The resolved configuration, TOML."""
         return self.folder / "config.toml"
 
     @property
-    def record(self) -> Path:
+    def record(self) -> Location:
         """The catalog's record of the run."""
         return self.folder / "run.json"
 
     @property
-    def study(self) -> Path:
+    def study(self) -> Location:
         """The record of a study, whose folder holds no run."""
         return self.folder / "study.json"
 
     @property
-    def lock(self) -> Path:
+    def lock(self) -> Location:
         """The file that is locked by the process that works on the run."""
         return self.folder / ".lock"
 
     @property
-    def data(self) -> Path:
+    def data(self) -> Location:
         """The standardised dataset, a Zarr group."""
         return self.folder / "data.zarr"
 
     @property
-    def velocity(self) -> Path:
+    def velocity(self) -> Location:
         """The velocity estimate."""
         return self.folder / "velocity"
 
     @property
-    def trajectories(self) -> Path:
+    def trajectories(self) -> Location:
         """The trajectories, a Zarr group."""
         return self.folder / "trajectories.zarr"
 
     @property
-    def generator(self) -> Path:
+    def generator(self) -> Location:
         """The generator."""
         return self.folder / "generator"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Location:
         """The report's folder, a run's or a study's."""
         return self.folder / "report"
 
 
-def sources_path(root: Path) -> Path:
+def sources_path(root: Location) -> Location:
     """Give the folder that keeps the digests of datasets that were read under a root."""
     return root / ".sources"
 
 
-def ledger_path(store: Path) -> Path:
+def ledger_path(store: Location) -> Location:
     """Give the ledger's folder beside a store: ``trajectories.zarr`` -> ``trajectories.ledger``."""
     return store.with_suffix(".ledger")

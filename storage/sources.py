@@ -15,6 +15,9 @@ from storage.atomic import write_atomic
 from storage.checksum import DIGEST_BYTES, digest_file
 from storage.errors import InputError
 from storage.fingerprint import fingerprint
+from storage.paths import Location
+from storage.remote import holds_credentials, open_store, reason
+from storage.remote import is_address as is_address  # for readers of datasets
 from storage.specs import SourceSpec
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -22,28 +25,26 @@ _IDX_PREFIXES = {"train": "train", "test": "t10k"}
 _SETTLED_SECONDS = 2.0  # clocks of file systems are coarse: a file as young as that may change and keep its time
 
 
-def is_address(path: str) -> bool:
-    """Tell whether a path is an object store's address, like ``s3://bucket/key``."""
-    return "://" in path
-
-
 def open_address(address: str) -> Any:
     """Give the obstore store of an address, credentials from the environment.
 
     Raises:
-        InputError: no store has such an address.
+        InputError: no store has such an address, or there are credentials in it.
     """
+    if holds_credentials(address):
+        raise InputError("dataset.path must be an address alone; credentials belong into the environment")
     from obstore.exceptions import BaseError  # not needed for files
-    from obstore.store import from_url
 
     try:
-        return from_url(address)
+        return open_store(address)
     except (BaseError, ValueError) as error:
-        raise InputError(f"dataset.path {address!r} cannot be opened as a store: {first_line(error)}") from error
+        raise InputError(f"dataset.path {address!r} cannot be opened as a store: {first_line(error)}") from None
 
 
 def first_line(error: BaseException) -> str:
-    """Give what an error says without the trace that some libraries put after it."""
+    """Give what an error says without the trace that some libraries put after it, and without a request's words."""
+    if "Error performing" in str(error):  # obstore's, which quotes request and answer
+        return reason(error)
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -166,7 +167,7 @@ def image_tree(path: Path) -> ImageTree:
     )
 
 
-def source_digest(spec: SourceSpec, *, cache: Path) -> str:
+def source_digest(spec: SourceSpec, *, cache: Location) -> str:
     """Give the digest of the contents of a dataset's files; of an object store, of what it tells about its objects.
 
     A digest is kept under the paths, sizes and times of the files, so files that have not changed are not read again.
@@ -223,7 +224,7 @@ def _name(file: Path, spec: SourceSpec) -> str:
     return file.relative_to(path).as_posix() if path.is_dir() else file.name
 
 
-def _kept(entry: Path) -> str:
+def _kept(entry: Location) -> str:
     """Give the digest that was kept, or nothing where none was or it makes no sense."""
     try:
         found = str(json.loads(entry.read_bytes())["digest"])
@@ -232,13 +233,13 @@ def _kept(entry: Path) -> str:
     return found if len(found) == 2 * DIGEST_BYTES else ""
 
 
-def _keep(entry: Path, digest: str, spec: SourceSpec) -> None:
+def _keep(entry: Location, digest: str, spec: SourceSpec) -> None:
     content = {"digest": digest, "kind": spec.kind, "path": spec.path}
     try:
         write_atomic(entry, (json.dumps(content) + "\n").encode())
     except OSError as error:
         root = str(entry.parent.parent)
-        raise InputError(f"root {root!r} must be a folder that can be written: {error.strerror}") from error
+        raise InputError(f"root {root!r} must be a folder that can be written: {error.strerror or error}") from error
 
 
 def _listing_digest(address: str) -> str:
@@ -253,7 +254,7 @@ def _listing_digest(address: str) -> str:
             for each in batch
         ]
     except (BaseError, OSError) as error:
-        raise InputError(f"dataset.path {address!r} cannot be listed: {first_line(error)}") from error
+        raise InputError(f"dataset.path {address!r} cannot be listed: {first_line(error)}") from None
     if not found:
         raise InputError(f"dataset.path {address!r} is missing; nothing lies there")
     return fingerprint({"objects": sorted(found)})

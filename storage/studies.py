@@ -6,12 +6,11 @@ A study's runs are runs like any other. Its own folder has no ``run.json``, so n
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from storage.atomic import create_exclusive, write_atomic
 from storage.errors import DamagedError, InputError, VersionError
-from storage.paths import RunPaths
+from storage.paths import Location, RunPaths
 from storage.specs import SCHEMA_VERSION
 
 
@@ -28,7 +27,7 @@ class StudyRecord:
     result: Mapping[str, Any] = field(default_factory=dict)  # what the command prints
 
 
-def claim_study(root: Path, record: StudyRecord) -> StudyRecord:
+def claim_study(root: Location, record: StudyRecord) -> StudyRecord:
     """Write the record of a new study, or give the one that is there.
 
     Raises:
@@ -39,11 +38,13 @@ def claim_study(root: Path, record: StudyRecord) -> StudyRecord:
     try:
         is_ours = create_exclusive(path, _dump(record))
     except OSError as error:
-        raise InputError(f"root {str(root)!r} must be a folder that can be written: {error.strerror}") from error
+        raise InputError(
+            f"root {str(root)!r} must be a folder that can be written: {error.strerror or error}"
+        ) from error
     return record if is_ours else _read(path)
 
 
-def find_study(root: Path, name: str) -> StudyRecord | None:
+def find_study(root: Location, name: str) -> StudyRecord | None:
     """Give the study of a name; None where there is none.
 
     Raises:
@@ -53,7 +54,7 @@ def find_study(root: Path, name: str) -> StudyRecord | None:
     return _read(path) if path.is_file() else None
 
 
-def finish_study(root: Path, record: StudyRecord, *, key: str, result: Mapping[str, Any]) -> StudyRecord:
+def finish_study(root: Location, record: StudyRecord, *, key: str, result: Mapping[str, Any]) -> StudyRecord:
     """Publish what came of a study, and give its record."""
     finished = replace(record, key=key, result=result)
     write_atomic(RunPaths(root, record.name).study, _dump(finished))
@@ -64,7 +65,7 @@ def _dump(record: StudyRecord) -> bytes:
     return (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
 
 
-def _read(path: Path) -> StudyRecord:
+def _read(path: Location) -> StudyRecord:
     try:
         content = json.loads(path.read_bytes())
         if content["version"] > SCHEMA_VERSION:

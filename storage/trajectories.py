@@ -8,10 +8,10 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ from storage.chunks import ChunkGrid, Shard
 from storage.commits import Commit, Ledger, Manifest
 from storage.errors import DamagedError, IncompleteError
 from storage.fingerprint import fingerprint
-from storage.paths import ledger_path
+from storage.paths import Location, ledger_path
+from storage.remote import RemotePath, at_once
 from storage.specs import CODECS, SCHEMA_VERSION, TrajectoryPlan
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -37,6 +38,7 @@ Labels = npt.NDArray[np.int64]
 
 _OF_CLASSES = frozenset({"class_shares", "unlabelled_share", "guidance"})  # fields of the plan
 _OF_SUBSETS = frozenset({"grid_times", "mantissa_bits"})  # fields that say nothing where they are empty
+_READ_AT_ONCE = 4  # chunks of an object store, each held in pieces
 NO_CHUNK = -2  # the label that a reader finds where a chunk is not there; -1 is a row without a class
 
 
@@ -56,7 +58,7 @@ class TrajectoryStore:
     :meth:`open`.
     """
 
-    def __init__(self, path: Path, plan: TrajectoryPlan, *, ledger: Ledger, fingerprint: str) -> None:
+    def __init__(self, path: Location, plan: TrajectoryPlan, *, ledger: Ledger, fingerprint: str) -> None:
         self.path = path
         self.plan = plan
         self.ledger = ledger
@@ -68,7 +70,7 @@ class TrajectoryStore:
             self._arrays.insert(0, self._label)  # x comes last: no row is seen without its label
 
     @classmethod
-    def create(cls, path: Path, plan: TrajectoryPlan, *, rows: int) -> "TrajectoryStore":
+    def create(cls, path: Location, plan: TrajectoryPlan, *, rows: int) -> "TrajectoryStore":
         """Open the store of a plan for ``rows`` rows or more, making or growing it where needed.
 
         Raises:
@@ -78,14 +80,14 @@ class TrajectoryStore:
         ledger = Ledger(ledger_path(path))
         mark = ledger.establish(_plan_to_json(plan))
         for name, content in files.items():
-            if not (path / name).exists():
+            if not (path / name).is_file():
                 create_exclusive(path / name, content)
         store = cls(path, plan, ledger=ledger, fingerprint=mark)
         store._grow(rows)
         return store
 
     @classmethod
-    def open(cls, path: Path) -> "TrajectoryStore":
+    def open(cls, path: Location) -> "TrajectoryStore":
         """Open an existing store.
 
         Raises:
@@ -94,11 +96,7 @@ class TrajectoryStore:
         """
         ledger = Ledger(ledger_path(path))
         found = ledger.plan()
-        plan = _plan_from_json(found)
-        for name in ("x", "label") if plan.is_conditional else ("x",):
-            if not (path / name / "zarr.json").exists():
-                raise IncompleteError(f"{path} holds no array {name}; run the integrate step again")
-        return cls(path, plan, ledger=ledger, fingerprint=fingerprint(found))
+        return cls(path, _plan_from_json(found), ledger=ledger, fingerprint=fingerprint(found))
 
     @property
     def rows(self) -> int:
@@ -213,7 +211,9 @@ class TrajectoryStore:
         chunks = self.grid(rows).count
         missing = self.ledger.missing(chunks)
         absent = set(missing)
-        bad = [chunk for chunk in range(chunks) if chunk not in absent and not self._is_sound(chunk, is_quick)]
+        present = [chunk for chunk in range(chunks) if chunk not in absent]
+        sound = self._each(partial(self._is_sound, is_quick=is_quick), present, is_quick=is_quick)
+        bad = [chunk for chunk, is_sound in zip(present, sound, strict=True) if not is_sound]
         return Verification(chunks=chunks, bad=tuple(bad), missing=tuple(missing))
 
     def retract(self, chunk: int) -> None:
@@ -263,23 +263,29 @@ class TrajectoryStore:
             raise IncompleteError(f"chunk {chunk} of {self.path} is not committed; run the integrate step again")
         return array.read(chunk)[:rows]
 
-    def _is_sound(self, chunk: int, is_quick: bool) -> bool:
+    def _each(self, look: Callable[[int], bool], chunks: Sequence[int], *, is_quick: bool) -> Iterable[bool]:
+        """Look at chunks one by one on a disk; on an object store at many at once, at few whose files are read."""
+        if not isinstance(self.path, RemotePath):
+            return map(look, chunks)
+        return at_once(look, chunks) if is_quick else at_once(look, chunks, workers=_READ_AT_ONCE)
+
+    def _is_sound(self, chunk: int, *, is_quick: bool) -> bool:
         try:
             commit = self.ledger.read(chunk)
-        except DamagedError:
+            files = {array.key(chunk): array.file(chunk) for array in self._arrays}
+            return commit == replace(
+                commit,
+                chunk=chunk,
+                start=chunk * self.plan.chunk_rows,
+                stop=(chunk + 1) * self.plan.chunk_rows,
+                bytes=sum(file.stat().st_size for file in files.values()),
+                files={
+                    name: commit.files.get(name, "") if is_quick else digest_file(file) for name, file in files.items()
+                },
+                plan=self._fingerprint,
+            )
+        except (DamagedError, FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return False
-        files = {array.key(chunk): array.file(chunk) for array in self._arrays}
-        if not all(file.is_file() for file in files.values()):
-            return False
-        return commit == replace(
-            commit,
-            chunk=chunk,
-            start=chunk * self.plan.chunk_rows,
-            stop=(chunk + 1) * self.plan.chunk_rows,
-            files={name: commit.files.get(name, "") if is_quick else digest_file(file) for name, file in files.items()},
-            bytes=sum(file.stat().st_size for file in files.values()),
-            plan=self._fingerprint,
-        )
 
     def _grow(self, rows: int) -> None:
         for array in self._arrays:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from storage.chunks import Shard
 from storage.data import DataStore
 from storage.export import write_report
 from storage.models import read_model
+from storage.paths import Location
 from storage.trajectories import Floats, TrajectoryStore
 from tasks.evaluation.comparison import Comparison, Measured, all_pairs, held, measure, split_pairs
 from tasks.evaluation.distance import Distance
@@ -67,12 +67,12 @@ class EvaluateRequest:
 
     evaluation: EvaluationSpec
     dataset: DatasetSpec
-    data: Path
+    data: Location
     velocity: TrainingPlace
     generator: TrainingPlace
-    store: Path
+    store: Location
     count: int  # trajectories that are used
-    report: Path
+    report: Location
     facts: ReportFacts
     device: str = "cpu"  # auto, cpu or cuda: where the velocity is measured
 

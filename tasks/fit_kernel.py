@@ -5,8 +5,6 @@ Nothing is trained. What is published names the data by a relative path and thei
 
 import logging
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from storage.data import DataStore
 from storage.errors import DamagedError, InputError
 from storage.models import StoredModel, publish_model, read_model
 from storage.ordering import permutation
+from storage.paths import Location, follow, relative
 from tasks.executor import Executor
 from tasks.kernel_shards import StoredPoints, spread, stored_reduction
 from tasks.rows import RowReader
@@ -35,7 +34,7 @@ def fit_kernel(
     velocity: VelocitySpec,
     interpolant: InterpolantSpec,
     *,
-    data: Path,
+    data: Location,
     seed: int,
     place: TrainingPlace,
     classes: int,
@@ -57,7 +56,7 @@ def fit_kernel(
             "bandwidth": bandwidth,
             "interpolant": interpolant.kind,
             "classes": classes,
-            "data": os.path.relpath(data, place.folder),
+            "data": relative(data, start=place.folder),
             "data_digest": store.digest,
             "reach": reduction.reach,
             "key": place.key,
@@ -67,13 +66,13 @@ def fit_kernel(
     logger.info("kernel velocity over %d points, bandwidth %.4g", store.rows, bandwidth)
 
 
-def kernel_field(model: StoredModel, folder: Path) -> KernelField:
+def kernel_field(model: StoredModel, folder: Location) -> KernelField:
     """Give a published kernel whose points this process reads itself."""
     store = _store(model, folder)
     return _field(model, HeldPoints(points=StoredPoints(store, stored_reduction(model))))
 
 
-def spread_kernel_field(folder: Path, *, executor: Executor) -> KernelField:
+def spread_kernel_field(folder: Location, *, executor: Executor) -> KernelField:
     """Give a published kernel whose points are summed shard by shard through an executor."""
     model = read_model(folder)
     return _field(model, spread(_store(model, folder), velocity=folder, executor=executor))
@@ -88,8 +87,8 @@ def _field(model: StoredModel, regression: Regression) -> KernelField:
     )
 
 
-def _store(model: StoredModel, folder: Path) -> DataStore:
-    path = Path(os.path.normpath(folder / model.spec["data"]))
+def _store(model: StoredModel, folder: Location) -> DataStore:
+    path = follow(folder, model.spec["data"])
     store = DataStore(path)
     if store.digest != model.spec["data_digest"]:
         raise DamagedError(f"{path} is not the dataset that {folder} was made from; use another run name")

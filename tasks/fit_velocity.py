@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from storage.data import DataStore
 from storage.errors import InputError
 from storage.journal import read_journal
 from storage.models import StoredModel, publish_model, read_model
+from storage.paths import Location
 from tasks.executor import Executor, SerialExecutor
 from tasks.fit_kernel import fit_kernel, kernel_field
 from tasks.networks.build import build_denoiser, rebuild
@@ -52,7 +52,7 @@ class VelocityRequest:
     dataset: DatasetSpec  # an oracle's target
     stop: float  # T: times of the regression are uniform on [0, T]
     seed: int
-    data: Path  # the ingested store
+    data: Location  # the ingested store
     place: TrainingPlace
     device: str = "cpu"  # auto, cpu or cuda
     generator: NetworkSpec | None = None  # to be trained on its trajectories; refused here, not hours later
@@ -198,7 +198,7 @@ def _class_count(request: VelocityRequest, store: DataStore) -> int:
     return len(store.classes) if request.velocity.conditional else 0
 
 
-def load_velocity(folder: Path) -> VelocityField:
+def load_velocity(folder: Location) -> VelocityField:
     """Read a published velocity for use in standardised units, without gradients."""
     model = read_model(folder)
     match model.spec["kind"]:

@@ -2,12 +2,12 @@
 
 import logging
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
 from storage.data import Dataset, DataStore, Labels, Values, ingest_dataset
 from storage.datasets.resolve import open_dataset
+from storage.paths import Location
 from storage.specs import SourceSpec
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, Progress, TargetSpec
 from tasks.transport.noise import DATA
@@ -52,7 +52,7 @@ class SyntheticDataset:
 
 
 def ingest(
-    spec: DatasetSpec, *, seed: int, path: Path, progress: Progress = lambda done, total, words: None
+    spec: DatasetSpec, *, seed: int, path: Location, progress: Progress = lambda done, total, words: None
 ) -> DataSummary:
     """Write the dataset of a run.
 

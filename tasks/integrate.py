@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from storage.commits import Commit
 from storage.data import DataStore
 from storage.errors import DamagedError, InputError
 from storage.models import StoredModel, read_model
+from storage.paths import Location
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore, row_bytes
 from storage.trajectories import Verification as Verification  # what verify_store gives
@@ -49,9 +49,9 @@ class IntegrateRequest:
     interpolant: InterpolantSpec
     seed: int
     dim: tuple[int, ...]  # shape of one state
-    data: Path  # the ingested dataset, for the shares of its classes
-    velocity: Path  # folder of the published velocity
-    store: Path
+    data: Location  # the ingested dataset, for the shares of its classes
+    velocity: Location  # folder of the published velocity
+    store: Location
     is_spread: bool = False  # a kernel's sums are spread over Ray tasks, one a shard, and not the chunks
 
 
@@ -59,8 +59,8 @@ class IntegrateRequest:
 class ChunkTask:
     """One unit of work."""
 
-    velocity: Path  # which must be the one that the store was planned with
-    store: Path
+    velocity: Location  # which must be the one that the store was planned with
+    store: Location
     chunk: int
 
 
@@ -164,7 +164,7 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     )
 
 
-def verify_store(store: Path, *, rows: int, is_quick: bool = False) -> Verification:
+def verify_store(store: Location, *, rows: int, is_quick: bool = False) -> Verification:
     """Recompute the digest of every chunk that the first ``rows`` rows need; or look at records and sizes only."""
     return TrajectoryStore.open(store).verify(rows=rows, is_quick=is_quick)
 
@@ -206,7 +206,9 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
     return tuple(shares.tolist())
 
 
-def simulate(store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor) -> Iterator[Receipt]:
+def simulate(
+    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Location, executor: Executor
+) -> Iterator[Receipt]:
     """Simulate and commit the given chunks.
 
     Raises:
@@ -218,7 +220,7 @@ def simulate(store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, e
 
 
 def simulate_spread(
-    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Path, executor: Executor
+    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Location, executor: Executor
 ) -> Iterator[Receipt]:
     """Simulate chunks here, one after another, each velocity summed over all shards by the executor's workers.
 
@@ -352,11 +354,11 @@ def arithmetic_of(plan: TrajectoryPlan, field: VelocityField) -> str:
 
 
 @lru_cache(maxsize=1)
-def _arithmetic(plan: TrajectoryPlan, velocity: Path) -> str:
+def _arithmetic(plan: TrajectoryPlan, velocity: Location) -> str:
     return arithmetic_of(plan, planned_velocity(velocity, plan))
 
 
-def planned_velocity(folder: Path, plan: TrajectoryPlan) -> VelocityField:
+def planned_velocity(folder: Location, plan: TrajectoryPlan) -> VelocityField:
     """Read the velocity that a store was planned with, in the type that is computed in.
 
     Raises:
@@ -367,7 +369,7 @@ def planned_velocity(folder: Path, plan: TrajectoryPlan) -> VelocityField:
 
 
 @lru_cache(maxsize=1)
-def _velocity(folder: Path, digest: str, dtype: str) -> VelocityField:
+def _velocity(folder: Location, digest: str, dtype: str) -> VelocityField:
     found = read_model(folder).digest
     if found != digest:
         raise DamagedError(

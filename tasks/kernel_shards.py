@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from storage.chunks import Shard
 from storage.data import DataStore
 from storage.errors import DamagedError
 from storage.models import StoredModel, read_model
+from storage.paths import Location
 from tasks.executor import Executor
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.transport.bandwidth import leave_one_out_sums
@@ -73,9 +73,9 @@ def half_square(x: Tensor) -> Tensor:
 class ShardTask:
     """A shard of points, as a range of whole leaves."""
 
-    data: Path
+    data: Location
     digest: str  # of the data, so that a worker notices another dataset under the same path
-    velocity: Path | None  # folder of the published kernel, which has the reduction; None before there is one
+    velocity: Location | None  # folder of the published kernel, which has the reduction; None before there is one
     leaves: range
 
 
@@ -111,7 +111,7 @@ class SpreadPoints:
         return [found[k] for k in range(len(self.tasks))]
 
 
-def spread(store: DataStore, *, velocity: Path | None, executor: Executor) -> SpreadPoints:
+def spread(store: DataStore, *, velocity: Location | None, executor: Executor) -> SpreadPoints:
     """Give a data store's points in as many ranges of whole leaves as it has shards, or fewer."""
     leaves = leaf_count(store.rows)
     size = -(-leaves // store.shards.count)
@@ -158,7 +158,7 @@ def _points(task: ShardTask) -> StoredPoints:
 
 
 @lru_cache(maxsize=2)
-def _held(data: Path, digest: str, velocity: Path | None) -> StoredPoints:
+def _held(data: Location, digest: str, velocity: Location | None) -> StoredPoints:
     """Keep what a worker's next call on the same data needs again: norms and reduced coordinates."""
     store = DataStore(data)
     if store.digest != digest:

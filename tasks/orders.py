@@ -7,13 +7,13 @@ every run is the same characteristic, solved otherwise.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
 from storage.chunks import Shard
+from storage.paths import Location
 from storage.trajectories import Floats, TrajectoryStore
 from tasks.evaluation.convergence import PowerLaw, fit_power_law, fit_tail
 from tasks.evaluation.distance import Distance
@@ -38,9 +38,9 @@ class PointRequest:
     steps: int  # K
     solver: str
     count: int  # trajectories
-    store: Path
-    velocity: Path
-    reference: Path | None  # store of a run with the same noise and velocity whose end states count as exact
+    store: Location
+    velocity: Location
+    reference: Location | None  # store of a run with the same noise and velocity whose end states count as exact
     is_exact: bool  # compare with the flow map in closed form
     finer: int = 0  # times the point's steps that the reference has, on the same grid; 0: on another, or another solver
     metrics: Mapping[str, float]
@@ -137,7 +137,7 @@ def reference_error(points: Sequence[MeasuredPoint]) -> float | None:
     A second-order reference with r times the steps of a point on its grid is r^2 times nearer to the exact state, so
     its error is the distance of the two over r^2 - 1. The finest such point tells; of several flows the largest counts.
     """
-    found: dict[Path | None, tuple[int, float]] = {}
+    found: dict[Location | None, tuple[int, float]] = {}
     for point in points:
         place, finer = point.request.reference, point.request.finer
         if point.error is not None and finer > 1 and (place not in found or finer < found[place][0]):

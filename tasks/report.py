@@ -1,9 +1,9 @@
 """What was measured becomes pictures and a page: the part of the evaluate step that a person looks at."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from storage.journal import read_journal
+from storage.paths import Location
 from storage.trajectories import Floats
 from tasks.evaluation import plots
 from tasks.evaluation.choices import StorageTable
@@ -31,7 +31,7 @@ def shown_paths(dim: tuple[int, ...]) -> int:
 
 
 def draw_figures(
-    *, data: Floats, samples: Floats, states: Floats, times: Floats, journals: Mapping[str, Path]
+    *, data: Floats, samples: Floats, states: Floats, times: Floats, journals: Mapping[str, Location]
 ) -> list[Figure]:
     """Draw what suits the data: images, points in the plane, or histograms of the first coordinates; then the losses.
 

@@ -13,6 +13,7 @@ from storage.atomic import write_atomic
 from storage.data import DataStore, Standardisation
 from storage.errors import InputError
 from storage.export import check_sample_path, write_samples
+from storage.paths import Location
 from storage.trajectories import Floats
 from tasks.evaluation import plots
 from tasks.train_generator import StoredGenerator, labelled, load_generator
@@ -34,7 +35,7 @@ class SampleRequest:
     guidance: float = 1.0  # weight w of the map g_none + w (g_label - g_none)
 
 
-def write_sample_file(generator: Path, data: Path, request: SampleRequest, *, out: Path) -> tuple[int, ...]:
+def write_sample_file(generator: Location, data: Location, request: SampleRequest, *, out: Path) -> tuple[int, ...]:
     """Draw samples, write them in the format of the file's suffix, and give their shape.
 
     A ``.png`` shows images as a grid, points in the plane as a scatter, and other vectors as histograms. Where the
@@ -85,8 +86,8 @@ def picture(x: Floats) -> bytes:
 
 
 def sample(
-    generator: Path,
-    data: Path,
+    generator: Location,
+    data: Location,
     *,
     count: int,
     steps: int,

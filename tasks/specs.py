@@ -1,4 +1,4 @@
-"""Every knob of this layer; standard library only, so that the command line starts fast.
+"""Every knob of this layer; nothing slow is imported, so that the command line starts fast.
 
 A spec is a frozen request, checked when made. Field comments give units and ranges; a section's name in the
 configuration is part of each message, because a person reads it.
@@ -7,8 +7,8 @@ configuration is part of each message, because a person reads it.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from storage.paths import Location
 from tasks.checks import as_tuple, require, require_at_least, require_one_of, require_positive, shown
 from tasks.saving import saved_steps, stored_precision
 
@@ -351,16 +351,16 @@ class ComputeSpec:
 class TrainingPlace:
     """Where a training keeps its files."""
 
-    folder: Path  # of the model
+    folder: Location  # of the model
     key: str  # of the stage; another key's checkpoints are never read
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> Location:
         """Folder of the checkpoints."""
         return self.folder / "checkpoints" / self.key
 
     @property
-    def journal(self) -> Path:
+    def journal(self) -> Location:
         """The metrics while training."""
         return self.checkpoints / "journal.jsonl"
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch
 from storage.data import Standardisation
 from storage.encoding import ChunkEncoding
 from storage.errors import StorageError
+from storage.paths import Location
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, row_bytes
 from tasks.evaluation.choices import StorageRow, StorageTable, advise, coupled_distance, relative_change, spread
@@ -81,7 +81,7 @@ def choices(last: int) -> list[StorageChoice]:
 
 
 def measure_storage(
-    plan: TrajectoryPlan, velocity: Path, *, count: int, sample: Floats, standardisation: Standardisation
+    plan: TrajectoryPlan, velocity: Location, *, count: int, sample: Floats, standardisation: Standardisation
 ) -> StorageTable:
     """Measure the ways of storing on the first of ``count`` trajectories, that of the plan among them.
 

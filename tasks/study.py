@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from storage.export import write_report
+from storage.paths import Location
 from tasks.evaluation.convergence import LEAST_POINTS, TOLERANCE
 from tasks.evaluation.loglog import Series, loglog
 from tasks.evaluation.paper import DARK, LIGHT
@@ -46,7 +46,7 @@ class StudyRequest:
     configuration: str  # TOML, of the first point
     versions: Mapping[str, str]
     seeds: Mapping[str, int]
-    report: Path
+    report: Location
 
 
 def measure_study(request: StudyRequest, *, progress: Progress) -> dict[str, Any]:

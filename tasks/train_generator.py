@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from storage.data import DataStore
 from storage.journal import read_journal
 from storage.models import read_model
+from storage.paths import Location
 from storage.stream import PairBatch, PairStream, Place, StreamSpec
 from storage.trajectories import TrajectoryStore
 from tasks.fit_velocity import build_stored_denoiser
@@ -37,9 +37,9 @@ class GeneratorRequest:
     generator: GeneratorSpec
     count: int  # trajectories that are used
     seed: int
-    data: Path  # the ingested dataset
-    velocity: Path  # folder of the velocity, for a warm start
-    store: Path  # of the trajectories
+    data: Location  # the ingested dataset
+    velocity: Location  # folder of the velocity, for a warm start
+    store: Location  # of the trajectories
     place: TrainingPlace
     device: str = "cpu"  # auto, cpu or cuda
 
@@ -185,7 +185,7 @@ def labelled(generator: Generator, label: Tensor | None) -> TwoTimeMap:
     return lambda t, s, x: torch.as_tensor(generator(t, s, x, label))
 
 
-def load_generator(folder: Path) -> StoredGenerator:
+def load_generator(folder: Location) -> StoredGenerator:
     """Read a published generator for use in standardised units, without gradients."""
     model = read_model(folder)
     spec = model.spec

@@ -59,7 +59,9 @@ class ZarrArray:
         try:
             return array.read(start, stop)
         except _UNREADABLE as error:
-            raise InputError(f"{self._path}: rows {start} to {stop} cannot be read: {first_line(error)}") from error
+            raise InputError(f"{self._path}: rows {start} to {stop} cannot be read: {first_line(error)}") from (
+                None if is_address(self._path) else error
+            )
 
 
 class WholeChunks:
@@ -88,9 +90,9 @@ def _open(path: str) -> Any:
     try:
         return zarr.open(store, mode="r")
     except _UNREADABLE as error:
-        raise InputError(
-            f"dataset.path {path!r} cannot be opened as a Zarr array or group: {first_line(error)}"
-        ) from error
+        raise InputError(f"dataset.path {path!r} cannot be opened as a Zarr array or group: {first_line(error)}") from (
+            None if is_address(path) else error
+        )
 
 
 def _chosen(path: str, found: Any, column: str, label: str) -> tuple[Any, Any]:

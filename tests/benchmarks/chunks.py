@@ -25,6 +25,7 @@ from tasks.executor import ray_session
 from tasks.integrate import ChunkTask, IntegrateRequest, integrate, plan_trajectories, simulate_chunk
 from tasks.reaper import descendants
 from tasks.specs import ComputeSpec, InterpolantSpec, TrajectoriesSpec
+from tests.local import on_disk
 
 DIM, STEPS = 64, 32
 SMALL, LARGE = 64, 1024  # rows of a chunk
@@ -54,7 +55,7 @@ def request_of(folder: Path, *, name: str, chunks: int, chunk_rows: int) -> Inte
 def session(request: IntegrateRequest, answer: Connection) -> None:
     """Simulate in a session of its own, and tell the seconds and the peaks of worker and driver, MiB."""
     with ray_session(ComputeSpec(cpus=WORKERS)) as executor:
-        warm = request_of(request.velocity.parent, name=f"warm-{os.getpid()}", chunks=4, chunk_rows=SMALL)
+        warm = request_of(on_disk(request.velocity).parent, name=f"warm-{os.getpid()}", chunks=4, chunk_rows=SMALL)
         integrate(warm, executor=executor, progress=lambda *_: None)
         began = time.perf_counter()
         integrate(request, executor=executor, progress=lambda *_: None)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from storage.commits import Commit, Ledger
 from storage.trajectories import TrajectoryStore
+from tests.local import on_disk
 from tests.storage.stores import plan_of
 
 CHUNKS = 100_000
@@ -28,7 +29,7 @@ PLAN = plan_of(dim=(2,), times=(0.0, 1.0), chunk_rows=1)
 def fill(store: TrajectoryStore) -> None:
     """Leave a record of every chunk, as a finished simulation would, without waiting for the disk."""
     folder = store.ledger.folder / "commits"
-    folder.mkdir(parents=True, exist_ok=True)
+    on_disk(folder).mkdir(parents=True, exist_ok=True)
     for chunk in range(CHUNKS):
         commit = Commit(
             chunk=chunk,
@@ -41,7 +42,7 @@ def fill(store: TrajectoryStore) -> None:
             seconds=1.0,
             host="localhost",
         )
-        (folder / f"{chunk:08d}.json").write_text(json.dumps(commit.__dict__, indent=1) + "\n")
+        on_disk(folder / f"{chunk:08d}.json").write_text(json.dumps(commit.__dict__, indent=1) + "\n")
 
 
 def plain(folder: Path) -> int:
@@ -68,7 +69,7 @@ def measure() -> dict[str, object]:
         fill(store)
         ledger = Ledger(store.ledger.folder)
         contenders: dict[str, Callable[[], object]] = {
-            "limit": lambda: plain(ledger.folder / "commits"),
+            "limit": lambda: plain(on_disk(ledger.folder) / "commits"),
             "open": lambda: TrajectoryStore.open(path),
             "resume": lambda: TrajectoryStore.create(path, PLAN, rows=CHUNKS).ledger.missing(CHUNKS),
             "seal": lambda: seal_anew(store),

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import tasks.integrate
+from storage.paths import Location
 from storage.trajectories import Floats, TrajectoryStore
 from tasks.executor import ray_session
 from tasks.integrate import ChunkTask, Receipt
 from tasks.specs import ComputeSpec
 from tasks.transport.field import VelocityField
+from tests.local import on_disk
 
 FSYNC_SECONDS = 0.02  # a chunk makes a dozen: blows meet the writing as often as the solving
 
@@ -35,14 +37,14 @@ class Solution:
     was_committed: bool
 
 
-def read_log(store: Path) -> list[Solution]:
+def read_log(store: Location) -> list[Solution]:
     log = _log(store)
     lines = log.read_text().splitlines() if log.exists() else []
     return [Solution(int(chunk), int(pid), known == "True") for chunk, pid, known in map(str.split, lines)]
 
 
-def _log(store: Path) -> Path:
-    return store.with_name("solutions.log")
+def _log(store: Location) -> Path:
+    return on_disk(store).with_name("solutions.log")
 
 
 def simulate_on_record(task: ChunkTask) -> Receipt:

@@ -9,6 +9,7 @@ import numpy as np
 from storage.commits import Commit
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, Labels, TrajectoryStore
+from tests.local import on_disk
 
 PLAN = TrajectoryPlan(
     dim=(2,),
@@ -62,11 +63,11 @@ def filled(
 
 
 def chunk_file(store: TrajectoryStore, chunk: int) -> Path:
-    return store.path / "x" / "c" / str(chunk) / "/".join("0" * (1 + len(store.plan.dim)))
+    return on_disk(store.path) / "x" / "c" / str(chunk) / "/".join("0" * (1 + len(store.plan.dim)))
 
 
 def label_file(store: TrajectoryStore, chunk: int) -> Path:
-    return store.path / "label" / "c" / str(chunk)
+    return on_disk(store.path) / "label" / "c" / str(chunk)
 
 
 def chunk_files(store: TrajectoryStore, chunk: int) -> list[Path]:
@@ -75,7 +76,7 @@ def chunk_files(store: TrajectoryStore, chunk: int) -> list[Path]:
 
 
 def record_file(store: TrajectoryStore, chunk: int) -> Path:
-    return store.ledger.folder / "commits" / f"{chunk:08d}.json"
+    return on_disk(store.ledger.folder) / "commits" / f"{chunk:08d}.json"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -14,6 +14,7 @@ import pytest
 
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
 from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError, VersionError
+from tests.local import on_disk
 from tests.storage.disk import deaths
 
 ONE, OTHER = "a1b2c3" + "0" * 26, "d4e5f6" + "0" * 26
@@ -96,9 +97,9 @@ def test_runs_come_newest_first_and_other_folders_are_none(catalog: Catalog) -> 
     for name, created in (("b", "2024-01-02"), ("c", "2024-01-01"), ("a", "2024-01-03")):
         catalog.update(claim(catalog, name), created=created)
     for name in ("lost+found", ".trash"):
-        (catalog.root / name).mkdir()
-        (catalog.root / name / "run.json").write_text("{}")
-    (catalog.root / "empty").mkdir()
+        on_disk(catalog.root / name).mkdir()
+        on_disk(catalog.root / name / "run.json").write_text("{}")
+    on_disk(catalog.root / "empty").mkdir()
     assert [record.name for record in catalog.runs()] == ["a", "b", "c"]
 
 
@@ -133,13 +134,13 @@ def test_only_the_run_that_made_a_stage_holds_it(catalog: Catalog) -> None:
 def test_the_configuration_is_kept_beside_the_record(catalog: Catalog) -> None:
     claim(catalog)
     catalog.write_config("digits", 'name = "ä"\n')
-    assert catalog.paths("digits").config.read_text(encoding="utf-8") == 'name = "ä"\n'
+    assert on_disk(catalog.paths("digits").config).read_text(encoding="utf-8") == 'name = "ä"\n'
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', '{"version": 1, "steps": {"ingest": 3}}'])
 def test_a_record_that_makes_no_sense_is_damaged(content: str, catalog: Catalog) -> None:
     claim(catalog)
-    catalog.paths("digits").record.write_text(content)
+    on_disk(catalog.paths("digits").record).write_text(content)
     with pytest.raises(DamagedError, match=r"run\.json is no run's record"):
         catalog.get("digits")
 
@@ -147,7 +148,7 @@ def test_a_record_that_makes_no_sense_is_damaged(content: str, catalog: Catalog)
 def test_a_record_of_a_newer_version_is_refused(catalog: Catalog) -> None:
     claim(catalog)
     path = catalog.paths("digits").record
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2, "more": 1}))
+    on_disk(path).write_text(json.dumps(json.loads(path.read_text()) | {"version": 2, "more": 1}))
     with pytest.raises(VersionError, match="format 2, this charflow reads up to 1; upgrade"):
         catalog.get("digits")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.checkpoints import Checkpoint, CheckpointFolder
+from tests.local import on_disk
 from tests.storage.disk import deaths
 
 
@@ -26,7 +27,7 @@ def newest(folder: CheckpointFolder) -> int | None:
 
 
 def file(folder: CheckpointFolder, step: int, suffix: str) -> Path:
-    return folder.folder / f"step-{step:08d}.{suffix}"
+    return on_disk(folder.folder) / f"step-{step:08d}.{suffix}"
 
 
 def test_a_training_that_never_saved_has_none(folder: CheckpointFolder) -> None:

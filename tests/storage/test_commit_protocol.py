@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from storage.errors import CommitConflictError, DamagedError, IncompleteError
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, Labels, TrajectoryStore
+from tests.local import on_disk
 from tests.storage.disk import deaths, disk, interrupted
 from tests.storage.stores import (
     CONDITIONAL,
@@ -38,7 +39,7 @@ from tests.storage.stores import (
 
 
 def contents(store: TrajectoryStore) -> dict[str, bytes]:
-    return {name: content for name, (_, content) in snapshot(store.path).items()}
+    return {name: content for name, (_, content) in snapshot(on_disk(store.path)).items()}
 
 
 def spans(store: TrajectoryStore) -> dict[str, int]:
@@ -263,8 +264,8 @@ def test_a_disk_that_loses_what_it_was_given_is_found_before_the_record(
 def test_leftovers_of_dead_writers_do_no_harm(tmp_path: Path) -> None:
     store = filled(tmp_path, rows=8)
     for place in (chunk_file(store, 1), record_file(store, 1), store.path / "x" / "zarr.json", store.path / "x" / "c"):
-        (place.parent / f".{place.name}.0123456789ab.partial").write_bytes(b"half")
-        (place.parent / f"{place.name}.0123.partial").write_bytes(b"half")  # as other Zarr writers call them
+        on_disk(place.parent / f".{place.name}.0123456789ab.partial").write_bytes(b"half")
+        on_disk(place.parent / f"{place.name}.0123.partial").write_bytes(b"half")  # as other Zarr writers call them
     again = TrajectoryStore.create(store.path, PLAN, rows=10)
     assert again.ledger.missing(2) == []
     assert again.verify(rows=8).bad == ()

@@ -16,6 +16,7 @@ from storage.errors import (
     StorageError,
     VersionError,
 )
+from tests.local import on_disk
 from tests.storage.disk import disk
 
 PLAN: dict[str, Any] = {"seed": 1, "times": [0.0, 0.1, 1.0], "solver": "euler"}
@@ -43,7 +44,7 @@ def commit_of(ledger: Ledger, chunk: int, *, content: str = "0") -> Commit:
 
 
 def snapshot(ledger: Ledger) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in ledger.folder.rglob("*") if path.is_file()}
+    return {str(path): path.read_bytes() for path in on_disk(ledger.folder).rglob("*") if path.is_file()}
 
 
 def test_the_same_plan_again_is_found_under_the_same_fingerprint(ledger: Ledger) -> None:
@@ -111,7 +112,7 @@ def test_a_record_that_is_not_there_is_incomplete(ledger: Ledger) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"chunk": 1, "more": 2}', b'{"version": "x"}'])
 def test_a_record_that_makes_no_sense_is_damaged(content: bytes, ledger: Ledger) -> None:
     ledger.publish(commit_of(ledger, 1))
-    (ledger.folder / "commits" / "00000001.json").write_bytes(content)
+    on_disk(ledger.folder / "commits" / "00000001.json").write_bytes(content)
     with pytest.raises(DamagedError, match=r"00000001\.json"):
         ledger.read(1)
 
@@ -168,9 +169,9 @@ def test_a_seal_that_says_nothing_new_writes_nothing(ledger: Ledger) -> None:
         ledger.publish(commit_of(ledger, chunk))
     first = ledger.seal(rows=8, chunks=2)
     files = [ledger.folder / name for name in ("digests.json", "manifest.json")]
-    before = [file.stat().st_ino for file in files]
+    before = [on_disk(file).stat().st_ino for file in files]
     assert ledger.seal(rows=8, chunks=2) == first
-    assert [file.stat().st_ino for file in files] == before
+    assert [on_disk(file).stat().st_ino for file in files] == before
     files[0].unlink()
     assert ledger.seal(rows=8, chunks=2) == first
     assert files[0].exists()
@@ -182,7 +183,7 @@ def test_digests_that_the_manifest_does_not_vouch_for_are_ignored(spoil: Any, le
         ledger.publish(commit_of(ledger, chunk))
     sealed = ledger.seal(rows=8, chunks=2)
     digests = ledger.folder / "digests.json"
-    digests.write_bytes(spoil(digests.read_bytes()))
+    on_disk(digests).write_bytes(spoil(digests.read_bytes()))
     assert ledger.seal(rows=8, chunks=2) == sealed
 
 
@@ -207,7 +208,7 @@ def test_a_damaged_seal_is_refused_by_readers_and_replaced_with_a_warning(
 ) -> None:
     ledger.publish(commit_of(ledger, 0))
     ledger.seal(rows=4, chunks=1)
-    (ledger.folder / "manifest.json").write_bytes(content)
+    on_disk(ledger.folder / "manifest.json").write_bytes(content)
     with pytest.raises(DamagedError, match=r"manifest\.json"):
         ledger.manifest()
     sealed = ledger.seal(rows=4, chunks=1)
@@ -218,7 +219,7 @@ def test_a_damaged_seal_is_refused_by_readers_and_replaced_with_a_warning(
 @pytest.mark.parametrize("act", [Ledger.plan, lambda ledger: ledger.establish(PLAN)])
 def test_a_plan_of_a_newer_version_is_refused_by_its_number(act: Any, ledger: Ledger) -> None:
     path = ledger.folder / "plan.json"
-    path.write_text(json.dumps({**PLAN, "version": 2}))
+    on_disk(path).write_text(json.dumps({**PLAN, "version": 2}))
     with pytest.raises(VersionError, match="format 2, this charflow reads up to 1; upgrade"):
         act(ledger)
 
@@ -233,7 +234,7 @@ def test_temporary_files_of_dead_writers_are_no_records_and_are_swept(ledger: Le
         assert mortal.is_dead
     assert ledger.committed() == set()
     assert ledger.sweep() == 2
-    assert [path.name for path in ledger.folder.rglob("*") if path.is_file()] == ["plan.json"]
+    assert [path.name for path in on_disk(ledger.folder).rglob("*") if path.is_file()] == ["plan.json"]
 
 
 def test_every_error_of_the_ledger_is_a_storage_error() -> None:

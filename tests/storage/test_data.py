@@ -18,6 +18,7 @@ import storage.data
 from storage.chunks import Shard
 from storage.data import DataStore, Labels, Standardisation, Values, ingest_dataset
 from storage.errors import DamagedError, IncompleteError, InputError, VersionError
+from tests.local import on_disk
 from tests.storage.disk import deaths
 
 
@@ -314,7 +315,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = store.path / "zarr.json"
     content = json.loads(path.read_text())
     content["attributes"]["version"] = 2
-    path.write_text(json.dumps(content))
+    on_disk(path).write_text(json.dumps(content))
     with pytest.raises(VersionError, match="format 2"):
         DataStore(store.path)
 
@@ -389,10 +390,10 @@ def test_every_flipped_byte_a_cut_and_a_lost_file_are_noticed_by_a_first_view(tm
     file = store.path / "x/c/1/0"
     content = file.read_bytes()
     for at in range(len(content)):
-        file.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
+        on_disk(file).write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
         with pytest.raises(DamagedError, match=r"x/c/1/0 fails its checksum; ingest again"):
             store.view(Shard(1, 3))
-    file.write_bytes(content[:-1])
+    on_disk(file).write_bytes(content[:-1])
     with pytest.raises(DamagedError, match="must have 20 bytes, got 19"):
         store.view(Shard(1, 3))
     file.unlink()
@@ -408,7 +409,7 @@ def test_every_flipped_byte_and_a_lost_file_are_noticed_by_reading(array: str, t
     content = file.read_bytes()
     read = READS[array]
     for at in range(len(content)):
-        file.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
+        on_disk(file).write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
         with pytest.raises(DamagedError, match="rows 1 to 3"):
             read(store, Shard(1, 3))
     file.unlink()

@@ -11,6 +11,7 @@ import zarr
 from storage.errors import InputError
 from storage.export import SAMPLE_SUFFIXES, check_sample_path, write_report, write_samples
 from storage.trajectories import Floats
+from tests.local import on_disk
 from tests.storage.stores import filled, snapshot
 
 
@@ -55,7 +56,7 @@ def test_labels_lie_beside_the_samples_and_go_with_them(suffix: str, tmp_path: P
     assert sorted(found) == ["label", "x"]
     assert found["label"][:].tolist() == [2, 0, 1]
     assert found["label"].dtype == np.int64
-    write_samples(path, draw(3, 2))
+    write_samples(on_disk(path), draw(3, 2))
     assert "label" not in (np.load(path) if suffix == ".npz" else zarr.open_group(path, mode="r"))
 
 
@@ -71,9 +72,9 @@ def test_a_store_of_trajectories_is_never_taken_for_samples(tmp_path: Path) -> N
     before = snapshot(tmp_path)
     for path in (store.path, tmp_path / "other.zarr", tmp_path / "file.zarr"):
         with pytest.raises(InputError, match="is there and holds no samples"):
-            check_sample_path(path)
+            check_sample_path(on_disk(path))
         with pytest.raises(InputError, match="is there and holds no samples"):
-            write_samples(path, draw(3, 2))
+            write_samples(on_disk(path), draw(3, 2))
     assert snapshot(tmp_path) == before
 
 
@@ -99,7 +100,7 @@ def test_a_picture_is_not_written_as_an_array(tmp_path: Path) -> None:
 def test_a_report_is_written_whole_and_replaced(tmp_path: Path) -> None:
     for page in ("first", "<p>zweite Fassung: ä</p>"):
         path = write_report(tmp_path / "report", page=page, pictures={"pairs": b"png"}, metrics={"w2": 0.25})
-        assert path.read_text(encoding="utf-8") == page
+        assert on_disk(path).read_text(encoding="utf-8") == page
     assert json.loads((path.parent / "metrics.json").read_text()) == {"w2": 0.25}
     assert (path.parent / "pairs.png").read_bytes() == b"png"
     assert sorted(p.name for p in path.parent.iterdir()) == ["index.html", "metrics.json", "pairs.png"]

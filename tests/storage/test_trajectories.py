@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from storage.errors import DamagedError, IncompleteError, PlanConflictError, VersionError
 from storage.specs import CODECS, TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore, row_bytes
+from tests.local import on_disk
 from tests.storage.stores import PLAN, chunk_file, filled, plan_of, record_file, snapshot, values
 
 
@@ -183,7 +184,7 @@ def test_another_plan_in_the_same_place_changes_nothing(tmp_path: Path) -> None:
 def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     store = filled(tmp_path, rows=6)
     plan = json.loads((store.ledger.folder / "plan.json").read_text())
-    (store.ledger.folder / "plan.json").write_text(json.dumps(plan | {"version": 2}))
+    on_disk(store.ledger.folder / "plan.json").write_text(json.dumps(plan | {"version": 2}))
     with pytest.raises(VersionError, match="upgrade"):
         TrajectoryStore.open(store.path)
 
@@ -193,7 +194,7 @@ def test_a_plan_that_is_none_of_trajectories_is_damaged(change: dict[str, object
     store = filled(tmp_path, rows=6)
     path = store.ledger.folder / "plan.json"
     plan = {key: value for key, value in (json.loads(path.read_text()) | change).items() if value is not None}
-    path.write_text(json.dumps(plan))
+    on_disk(path).write_text(json.dumps(plan))
     with pytest.raises(DamagedError, match="no plan of trajectories"):
         TrajectoryStore.open(store.path)
 
@@ -250,7 +251,7 @@ def test_a_process_that_grew_the_array_less_cannot_hide_rows_that_another_sealed
     metadata = store.path / "x" / "zarr.json"
     late = json.loads(metadata.read_text())
     late["shape"][0] = 8  # what a process writes that read the shape before the larger growth
-    metadata.write_text(json.dumps(late))
+    on_disk(metadata).write_text(json.dumps(late))
     for chunk in (1, 2):
         TrajectoryStore.open(store.path).write_chunk(chunk, values(PLAN, chunk))
     large.seal(rows=12)
@@ -270,9 +271,9 @@ def test_any_way_of_growing_gives_the_same_store(
             store.write_chunk(chunk, values(plan, chunk))
         store.seal(rows=rows)
     at_once = filled(tmp_path_factory.mktemp("at_once"), rows=max(counts), plan=plan)
-    for path in at_once.path.rglob("*"):
+    for path in on_disk(at_once.path).rglob("*"):
         if path.is_file():
-            assert (store.path / path.relative_to(at_once.path)).read_bytes() == path.read_bytes()
+            assert (on_disk(store.path) / path.relative_to(on_disk(at_once.path))).read_bytes() == path.read_bytes()
     assert store.ledger.manifest() == at_once.ledger.manifest()
 
 
@@ -373,7 +374,7 @@ def test_a_flipped_byte_of_the_arrays_description_is_damage_or_changes_no_value(
     path, whole = store.path / "x" / "zarr.json", store.read_rows(0, 8)
     content = path.read_bytes()
     for at in range(0, len(content), 2):
-        path.write_bytes(content[:at] + bytes([content[at] ^ 0x01]) + content[at + 1 :])
+        on_disk(path).write_bytes(content[:at] + bytes([content[at] ^ 0x01]) + content[at + 1 :])
         with suppress(DamagedError):
             assert np.array_equal(TrajectoryStore.open(store.path).read_rows(0, 8), whole)
     path.unlink()
@@ -390,7 +391,7 @@ def test_an_array_of_another_layout_than_planned_is_damage(is_of_type: bool, tmp
         content["data_type"] = "float64"
     else:
         content["chunk_grid"]["configuration"]["chunk_shape"][0] = 2
-    path.write_text(json.dumps(content))
+    on_disk(path).write_text(json.dumps(content))
     with pytest.raises(DamagedError, match="laid out otherwise than planned"):
         TrajectoryStore.open(store.path)
 

@@ -13,6 +13,7 @@ import zarr
 from storage.errors import CommitConflictError, DamagedError, IncompleteError, PlanConflictError
 from storage.specs import TrajectoryPlan
 from storage.trajectories import TrajectoryStore
+from tests.local import on_disk
 from tests.storage.stores import (
     CONDITIONAL,
     PLAN,
@@ -52,7 +53,7 @@ def test_any_zarr_reader_sees_x_and_label(store: TrajectoryStore) -> None:
         "import sys, zarr\ng = zarr.open(sys.argv[1], mode='r')\n"
         "print(sorted(g.array_keys()), g['label'][:].tolist(), g['label'].dtype, g['x'].shape)"
     )
-    found = subprocess.run([sys.executable, "-c", code, store.path], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=True)
     assert found.stdout == f"['label', 't', 'x'] {whole()} int64 (10, 4, 2)\n"
     label = zarr.open_array(store.path / "label", mode="r")
     assert label.chunks == (4,)
@@ -151,10 +152,10 @@ def test_labels_where_the_plan_has_no_classes_are_refused(tmp_path: Path) -> Non
 
 
 def test_other_labels_for_the_same_trajectories_are_a_loud_error(store: TrajectoryStore) -> None:
-    before = snapshot(store.path)
+    before = snapshot(on_disk(store.path))
     with pytest.raises(CommitConflictError, match="chunk 0"):
         store.write_chunk(0, values(CONDITIONAL, 0), label=labels(CONDITIONAL, 0) + 1)
-    assert snapshot(store.path) == before
+    assert snapshot(on_disk(store.path)) == before
 
 
 def test_every_flipped_byte_of_the_labels_is_found_and_spares_the_trajectories(store: TrajectoryStore) -> None:

@@ -29,6 +29,7 @@ from tasks.specs import (
     TrajectoriesSpec,
     VelocitySpec,
 )
+from tests.local import on_disk
 from tests.tasks.transport.kernels import velocity_by_definition
 
 ROWS, SIZE = 9000, 200
@@ -127,7 +128,7 @@ def test_the_published_kernel_is_json_beside_small_weights_and_follows_a_moved_r
 def test_another_dataset_under_the_same_path_is_refused(tmp_path: Path, arrays: Path) -> None:
     request = request_of(tmp_path, DatasetSpec(kind="npz", path=str(arrays)))
     fitted(request)
-    shutil.rmtree(request.data)
+    shutil.rmtree(on_disk(request.data))
     ingest(DatasetSpec(kind="gaussian", count=50, dim=SIZE), seed=0, path=request.data)
     with pytest.raises(DamagedError, match=r"is not the dataset"):
         load_velocity(request.place.folder)

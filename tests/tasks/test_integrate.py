@@ -36,6 +36,7 @@ from tasks.transport.field import Guided, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import solve
+from tests.local import on_disk
 from tests.storage.disk import deaths
 
 SPEC = TrajectoriesSpec(count=40, steps=4, stop=1.0, chunk_rows=16, sub_batch=8)
@@ -78,6 +79,10 @@ def request_of(
 
 def stored(request: IntegrateRequest, rows: int = 40) -> np.ndarray[Any, Any]:
     return TrajectoryStore.open(request.store).read_rows(0, rows)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class CountingExecutor:
@@ -219,7 +224,7 @@ def test_a_death_at_any_call_of_a_whole_simulation_is_made_good_by_the_next_one(
     """The process dies at the k-th storage operation, for every k; what is solved twice is what the ledger lacks."""
     whole = request_of(tmp_path)
     integrate(whole, executor=SerialExecutor(), progress=silent)
-    expected = {path.relative_to(whole.store): path.read_bytes() for path in whole.store.rglob("*") if path.is_file()}
+    expected = files_of(on_disk(whole.store))
     kept = set()
 
     def request(k: int) -> IntegrateRequest:
@@ -234,8 +239,7 @@ def test_a_death_at_any_call_of_a_whole_simulation_is_made_good_by_the_next_one(
         assert summary.simulated == 3 - len(committed)
         store = TrajectoryStore.open(request(k).store)
         store.sweep()
-        found = {path.relative_to(store.path): path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
-        assert found == expected
+        assert files_of(on_disk(store.path)) == expected
 
     def act(k: int) -> Callable[[], object]:
         if k > 1:
@@ -341,7 +345,7 @@ def test_repair_makes_just_the_damaged_chunk_anew(tmp_path: Path) -> None:
     integrate(request, executor=SerialExecutor(), progress=silent)
     file = request.store / "x/c/1/0/0"
     good = file.read_bytes()
-    file.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
+    on_disk(file).write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
     found = verify_store(request.store, rows=40)
     assert (found.bad, found.missing) == ((1,), ())
     executor = CountingExecutor()
@@ -489,7 +493,7 @@ def test_labels_that_are_damaged_or_lost_are_made_anew(is_lost: bool, drift: Dri
     if is_lost:
         files[1].unlink()
     else:
-        files[1].write_bytes(good[1][:50] + bytes([good[1][50] ^ 1]) + good[1][51:])
+        on_disk(files[1]).write_bytes(good[1][:50] + bytes([good[1][50] ^ 1]) + good[1][51:])
     found = verify_store(request.store, rows=40)
     assert (found.bad, found.missing) == ((1,), ())
     executor = CountingExecutor()

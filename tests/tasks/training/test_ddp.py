@@ -17,6 +17,7 @@ from tasks.ingest import ingest
 from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, TrainingPlace, VelocitySpec
 from tasks.training.ddp import UNUSED_CALLBACKS, run_distributed
 from tasks.training.group import Group
+from tests.local import on_disk
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ def die_once(request: VelocityRequest, group: Group) -> None:
 
     def average(parameters: Sequence[torch.Tensor]) -> None:
         if group.rank == 1 and not marker.exists() and (request.place.checkpoints / "step-00000015.json").exists():
-            marker.touch()
+            on_disk(marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         group.average(parameters)
 
