@@ -59,10 +59,7 @@ class ChunkedArray:
             raise ValueError(
                 f"a chunk of {self.name} must be {self.dtype} {self.chunk_shape}, got {values.dtype} {values.shape}"
             )
-        file: dict[str, Buffer] = {}
-        self._one_chunk(file)[...] = values
-        (content,) = file.values()
-        return content.to_bytes()
+        return ChunkCodec(self._array).encode(values)
 
     def write(self, chunk: int, content: bytes, *, promised: str) -> None:
         """Write a chunk's file, make it and every folder above it durable, and read it back.
@@ -84,7 +81,7 @@ class ChunkedArray:
             DamagedError: its bytes fail the checksum or are gone.
         """
         try:
-            return self._decode(self.file(chunk).read_bytes())
+            return ChunkCodec(self._array).decode(self.file(chunk).read_bytes())
         except FileNotFoundError as error:  # where zarr would give the fill value
             raise DamagedError(
                 f"chunk {chunk} of {self._store} has lost its bytes; run charflow verify --repair"
@@ -113,13 +110,32 @@ class ChunkedArray:
             raise DamagedError(f"{path} is laid out otherwise than planned; use another run name")
         return array
 
-    def _decode(self, content: bytes) -> Array:
-        name = self._array.metadata.encode_chunk_key((0,) * len(self.chunk_shape))
+
+class ChunkCodec:
+    """Turns the values of a whole chunk of a Zarr array into the bytes of its file, and back, in memory."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def encode(self, values: Array) -> bytes:
+        """Give the bytes of a chunk's file."""
+        file: dict[str, Buffer] = {}
+        self._one_chunk(file)[...] = values
+        (content,) = file.values()
+        return content.to_bytes()
+
+    def decode(self, content: bytes) -> Array:
+        """Give the values of a chunk's file.
+
+        Raises:
+            ValueError, RuntimeError: its bytes fail the CRC32C, or are no chunk's.
+        """
+        name = self._array.metadata.encode_chunk_key((0,) * self._array.ndim)
         return np.asarray(self._one_chunk({name: default_buffer_prototype().buffer.from_bytes(content)})[...])
 
     def _one_chunk(self, files: dict[str, Buffer]) -> Any:
         """Give an array of one chunk in memory, encoded as the whole one is."""
         inner = self._array.async_array
-        metadata = replace(inner.metadata, shape=self.chunk_shape)
+        metadata = replace(inner.metadata, shape=self._array.chunks)
         config = replace(inner.config, write_empty_chunks=True)
         return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(MemoryStore(files)), config=config))

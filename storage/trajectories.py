@@ -74,10 +74,10 @@ class TrajectoryStore:
         Raises:
             PlanConflictError: a store of another plan lies here; nothing was changed.
         """
-        layout = _layout(plan, rows=rows)  # before anything is written: a plan that Zarr refuses leaves no trace
+        files = layout(plan, rows=rows)  # before anything is written: a plan that Zarr refuses leaves no trace
         ledger = Ledger(ledger_path(path))
         mark = ledger.establish(_plan_to_json(plan))
-        for name, content in layout.items():
+        for name, content in files.items():
             if not (path / name).exists():
                 create_exclusive(path / name, content)
         store = cls(path, plan, ledger=ledger, fingerprint=mark)
@@ -246,8 +246,7 @@ class TrajectoryStore:
         if (label is not None) != self.plan.is_conditional:
             needed = "needs labels, got none" if self.plan.is_conditional else "has no classes, got labels"
             raise ValueError(f"a chunk of {self.path} {needed}")
-        if self.plan.mantissa_bits:
-            x = BitRound(keepbits=self.plan.mantissa_bits).encode(x.copy()).view(x.dtype)
+        x = rounded(self.plan, x)
         return [x] if label is None else [label, x]
 
     def _read(self, array: ChunkedArray, chunk: int) -> npt.NDArray[Any]:
@@ -284,7 +283,12 @@ def row_bytes(plan_dim: tuple[int, ...], *, times: int, dtype: str) -> int:
     return times * math.prod(plan_dim) * np.dtype(dtype).itemsize
 
 
-def _layout(plan: TrajectoryPlan, *, rows: int) -> dict[str, bytes]:
+def rounded(plan: TrajectoryPlan, x: Floats) -> Floats:
+    """Give the values of a chunk with as many mantissa bits as the plan keeps; ``x`` itself where it keeps all."""
+    return BitRound(keepbits=plan.mantissa_bits).encode(x.copy()).view(x.dtype) if plan.mantissa_bits else x
+
+
+def layout(plan: TrajectoryPlan, *, rows: int) -> dict[str, bytes]:
     """Give the files of an empty store by name; ``x``'s comes last, so its presence means that all are there."""
     files: dict[str, Buffer] = {}
     attributes = {"charflow": {"version": SCHEMA_VERSION, **_plan_to_json(plan)}}

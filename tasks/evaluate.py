@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from tasks.report import (
 from tasks.rows import Indices, RowReader
 from tasks.sample import image_shape, sample_labels, sample_rows
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
+from tasks.storage_choices import measure_storage
 from tasks.train_generator import StoredGenerator, labelled, load_generator
 from tasks.training.device import local_device
 from tasks.transport.field import VelocityField
@@ -109,6 +110,13 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     measured = _measure(sets.comparison, dim=data.dim, seed=request.evaluation.seed, progress=progress)
     others = [_memorised(sets.samples, data), _fit_error(request, data, store, stored)]
     velocity, about = _velocity(request, data, store)
+    storage = measure_storage(
+        store.plan,
+        request.velocity.folder,
+        count=request.count,
+        sample=sets.comparison.within[0].x(),
+        standardisation=data.standardisation,
+    )
     rows = [row for m in measured for row in (m.distance, m.floor)]
     metrics, detail = _tabulate([*rows, measured[0].ratio, *others, *velocity])
     paths = store.read_rows(0, min(shown_paths(data.dim), request.count))
@@ -126,6 +134,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
         others=others,
         velocity=velocity,
         about=about,
+        storage=storage,
         figures=figures,
         references={"data.zarr": data.digest, "velocity": store.plan.velocity, "generator": stored.digest},
         seconds=time.monotonic() - began,
@@ -134,7 +143,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
         request.report,
         page=render(content),
         pictures={figure.name: figure.png for figure in figures},
-        metrics={"metrics": metrics, "metrics_detail": detail},
+        metrics={"metrics": metrics, "metrics_detail": detail, "storage": asdict(storage)},
     )
     return EvaluateSummary(metrics=metrics, metrics_detail=detail, page="index.html")
 

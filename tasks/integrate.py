@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from storage.chunks import default_chunk_rows
 from storage.data import DataStore
-from storage.errors import InputError
+from storage.errors import DamagedError, InputError
 from storage.models import StoredModel, read_model
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore, row_bytes
@@ -308,11 +308,21 @@ def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Fl
     return states.numpy()
 
 
+def planned_velocity(folder: Path, plan: TrajectoryPlan) -> VelocityField:
+    """Read the velocity that a store was planned with, in the type that is computed in.
+
+    Raises:
+        IncompleteError: there is none any more.
+        DamagedError: it is another one, or not whole.
+    """
+    return _velocity(folder, plan.velocity, plan.solver_dtype)
+
+
 @lru_cache(maxsize=1)
 def _velocity(folder: Path, digest: str, dtype: str) -> VelocityField:
     found = read_model(folder).digest
     if found != digest:
-        raise RuntimeError(
+        raise DamagedError(
             f"{folder} holds velocity {found}, the store was planned with {digest}; use another run name"
         )
     field = load_velocity(folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 from storage.journal import read_journal
 from storage.trajectories import Floats
 from tasks.evaluation import plots
+from tasks.evaluation.choices import StorageTable
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.paper import DARK, LIGHT, Theme
@@ -81,6 +82,7 @@ def compose(
     others: Sequence[Distance],
     velocity: Sequence[Distance],
     about: Mapping[str, str],
+    storage: StorageTable,
     figures: Sequence[Figure],
     references: Mapping[str, str],
     seconds: float,
@@ -93,6 +95,7 @@ def compose(
         others: further measures of the samples, shown at the top.
         velocity: measures of the velocity.
         about: what this run has to say of measures, in place of what is said otherwise.
+        storage: the ways of storing its trajectories.
         figures: the pictures.
         references: digests of what was measured against.
         seconds: spent on the evaluation so far.
@@ -123,6 +126,7 @@ def compose(
         headline=[_metric(each, words) for each in (measured[0].ratio, measured[0].distance, *others)],
         distances=rows,
         metrics=[_metric(each, words) for each in velocity],
+        storage=storage,
         figures=figures,
         steps=[*steps, StepRow(name="evaluate", status="done", seconds=seconds)],
         overheads=facts.orchestration,

@@ -46,3 +46,14 @@ def saved_steps(save: str | tuple[int, ...], *, last: int) -> tuple[int, ...]:
         f"got {save!r}",
     )
     return known[save]
+
+
+def precision_name(dtype: str, mantissa_bits: int) -> str:
+    """Give the ``trajectories.precision`` that :func:`stored_precision` reads as this type and number of bits."""
+    return f"round-{mantissa_bits}" if mantissa_bits else dtype
+
+
+def save_name(steps: tuple[int, ...], *, last: int) -> str | tuple[int, ...]:
+    """Give the shortest ``trajectories.save`` that :func:`saved_steps` reads as these steps of 0 to ``last``."""
+    names = ["all", "endpoints", *(f"every-{n}" for n in range(2, last))]
+    return next((name for name in names if saved_steps(name, last=last) == steps), steps)

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from tasks.evaluation.choices import StorageTable
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.paper import DARK, LIGHT
 
@@ -127,6 +128,7 @@ class ReportContent:
         figures: in reading order.
         budget: the error budget, by its terms ``early_stopping, velocity, euler, fit, bound``.
         metrics: all other measures.
+        storage: the ways of storing the trajectories.
         steps: in order.
         overheads: seconds spent outside the steps, by what took them.
         configuration: the resolved configuration, TOML.
@@ -145,6 +147,7 @@ class ReportContent:
     figures: Sequence[Figure] = ()
     budget: Mapping[str, Distance] | None = None
     metrics: Sequence[Metric] = ()
+    storage: StorageTable | None = None
     steps: Sequence[StepRow] = ()
     overheads: Mapping[str, float] = field(default_factory=dict)
     configuration: str = ""

@@ -21,8 +21,8 @@ import torch
 
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore
-from tasks.saving import saved_steps, stored_precision
 from tasks.specs import TargetSpec
+from tasks.storage_choices import choices
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.noise import TRAJECTORIES, standard_normal
@@ -33,18 +33,6 @@ from tests.storage.stores import plan_of
 
 ROWS, DIM, STEPS = 1024, 64, 32
 CHUNKS = 8
-WAYS = (  # precision, codec, save
-    ("float32", "none", "all"),
-    ("float32", "lz4", "all"),
-    ("float32", "zstd", "all"),
-    ("round-12", "zstd", "all"),
-    ("round-8", "zstd", "all"),
-    ("float16", "none", "all"),
-    ("float16", "zstd", "all"),
-    ("float32", "none", "every-4"),
-    ("float32", "none", "endpoints"),
-    ("float16", "none", "endpoints"),
-)
 
 
 def characteristics(grid: torch.Tensor) -> Floats:
@@ -54,19 +42,6 @@ def characteristics(grid: torch.Tensor) -> Floats:
     x0 = standard_normal(0, 0, ROWS, (DIM,), stream=TRAJECTORIES).to(torch.float32)
     interpolant = Interpolant("linear")
     return solve(OracleField(interpolant, target), x0, grid, solver="euler", interpolant=interpolant).numpy()
-
-
-def plan_of_way(grid: torch.Tensor, precision: str, codec: str, save: str) -> TrajectoryPlan:
-    steps, (dtype, bits) = saved_steps(save, last=STEPS), stored_precision(precision)
-    return plan_of(
-        dim=(DIM,),
-        times=tuple(grid[list(steps)].tolist()),
-        chunk_rows=ROWS,
-        dtype=dtype,
-        codec=codec,
-        grid_times=tuple(grid.tolist()),
-        mantissa_bits=bits,
-    )
 
 
 def measure_way(states: Floats, write: Callable[[int], int], read: Callable[[int], Floats]) -> dict[str, float]:
@@ -113,13 +88,12 @@ def measure() -> dict[str, object]:
     torch.set_num_threads(1)
     grid = time_grid("uniform", steps=STEPS, stop=1.0)
     states = characteristics(grid)
-    found: dict[str, dict[str, float]] = {}
+    whole = plan_of(dim=(DIM,), times=tuple(grid.tolist()), chunk_rows=ROWS)
     with tempfile.TemporaryDirectory() as scratch:
-        for name in ["limit", *(" ".join(way) for way in WAYS)]:
-            folder = Path(scratch) / name.replace(" ", "-")
-            folder.mkdir()
-            way = name.split()
-            found[name] = bare(folder, states) if name == "limit" else stored(folder, states, plan_of_way(grid, *way))
+        found = {"limit": bare(Path(scratch), states)}
+        for way in choices(STEPS):
+            name = f"{way.precision} {way.codec} {way.save}"
+            found[name] = stored(Path(scratch) / name, states, way.plan(whole))
     results = {name: round(facts["write"], 3) for name, facts in found.items()}
     detail = {
         name: f"{facts['bytes']:.0f} B a trajectory, read {facts['read']:.2f} GB/s, error {facts['error']:.1e}"

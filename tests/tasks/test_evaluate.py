@@ -1,5 +1,6 @@
 """The evaluate step on trainings of seconds: what it measures on drawn targets, rows, images and classes."""
 
+import html
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,10 @@ def told(request: EvaluateRequest, summary: EvaluateSummary) -> str:
         assert detail["standard_error"] >= 0
     kept = json.loads((request.report / "metrics.json").read_text())
     assert kept["metrics"] == dict(summary.metrics)
+    assert sum(row["is_used"] for row in kept["storage"]["rows"]) == 1
+    assert kept["storage"]["trajectories"] == 200
     page = (request.report / summary.page).read_text()
+    assert kept["storage"]["advice"] in html.unescape(page)
     assert all(name in page for name in summary.metrics if not name.endswith("_floor"))
     return page
 

@@ -12,7 +12,7 @@ import torch
 import zarr
 from torch import Tensor
 
-from storage.errors import InputError, PlanConflictError
+from storage.errors import DamagedError, InputError, PlanConflictError
 from storage.models import publish_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
@@ -227,7 +227,7 @@ def test_a_velocity_changed_under_the_plan_is_refused(tmp_path: Path) -> None:
     store = TrajectoryStore.create(request.store, plan, rows=40)
     from tasks.integrate import simulate
 
-    with pytest.raises(RuntimeError, match="the store was planned with"):
+    with pytest.raises(DamagedError, match="the store was planned with"):
         simulate(store, [0], velocity=request.velocity, executor=SerialExecutor(), progress=silent)
 
 

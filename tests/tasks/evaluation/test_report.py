@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from tasks.evaluation.choices import StorageRow, StorageTable
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.paper import DARK, LIGHT
 from tasks.evaluation.plots import image_grid
@@ -20,6 +21,32 @@ PNG, DARK_PNG, OTHER_PNG = (
     for value, theme in ((0.2, LIGHT), (0.2, DARK), (0.9, LIGHT))
 )
 
+WAY = StorageRow(
+    precision="float16",
+    codec="zstd",
+    save="every-4",
+    bytes=1234.4,
+    encode=0.5,
+    decode=1.25,
+    error=2.1e-4,
+    w2_change=-3e-6,
+    w2_bound=4e-4,
+    is_used=False,
+)
+STORAGE = StorageTable(
+    rows=[
+        replace(WAY, precision="float32", codec="none", bytes=4000.0, error=0.0, w2_change=0.0, is_used=True),
+        WAY,
+        replace(WAY, precision="round-1", error=None, w2_change=None, w2_bound=None),
+    ],
+    trajectories=1024,
+    timed_rows=4096,
+    raw_bytes=8448,
+    points=1000,
+    w2=0.75,
+    solver_error=0.0123,
+    advice="Take the second.",
+)
 CONTENT = ReportContent(
     run="moons",
     title="preset moons",
@@ -47,6 +74,7 @@ CONTENT = ReportContent(
         "fit": Distance(name="budget.fit", value=0.015, standard_error=0.001, n=500),
         "bound": Distance(name="budget.bound", value=7.5, standard_error=0.1, n=500),
     },
+    storage=STORAGE,
     metrics=[Metric(name="memorised_fraction", value=0.00125, standard_error=0.00079, n=4000)],
     steps=[StepRow(name="ingest", status="reused", seconds=1.2, details="8 shards")],
     overheads={"starting Ray": 6.1},
@@ -136,6 +164,7 @@ def test_markup_in_any_text_is_escaped() -> None:
         figures=[Figure(name=NASTY, title=NASTY, caption=NASTY, png=PNG)],
         budget={NASTY: Distance(name=NASTY, value=1.0, standard_error=0.0, n=1)},
         metrics=[Metric(name=NASTY, description=NASTY, value=1.0)],
+        storage=StorageTable(left_out=NASTY),
         steps=[StepRow(name=NASTY, status=NASTY, seconds=1.0, details=NASTY)],
         overheads={NASTY: 1.0},
         configuration=NASTY,
@@ -163,9 +192,38 @@ def test_it_prints_what_it_is_given() -> None:
         assert expected in text
 
 
+def test_ways_of_storing_stand_in_a_table_and_the_runs_own_is_marked() -> None:
+    section = render(CONTENT).split('id="storage"')[1].split("</section>")[0]
+    text = re.sub(r"\s+", " ", Page(f"<section {section}</section>").text.replace("\u202f", " "))
+    for expected in (
+        *("first 1,024 trajectories", "a chunk of 4,096", "the 8,448 bytes", "solver itself of 1.2e-02", "n = 1,000"),
+        *("Take the second.", "float32, none, every-4this run 4,000 0.50 1.25 0 0"),
+        *("float16, zstd, every-4 1,234 0.50 1.25 2.1e-04 -3.0e-06at most 4.0e-04", "round-1, zstd, every-4 1,234"),
+    ):
+        assert expected in text
+    assert text.count("this run") == 1 + text.count("on this run's")
+    assert text.endswith("out of range ")
+    assert re.findall(r'class="bar quiet" style="width: ([\d.]+)%', section) == ["70.00", "21.60", "21.60"]
+
+
+def test_ways_of_storing_that_were_not_measured_are_left_out_with_a_word() -> None:
+    text = Page(render(replace(CONTENT, storage=StorageTable(left_out="the velocity is gone")))).text
+    assert "Left out: the velocity is gone." in text
+    assert "Bytes a trajectory" not in text
+
+
 def test_what_is_empty_is_left_out() -> None:
     text = Page(render(BARE)).text
-    for heading in ("Pictures", "Distances", "Error budget", "Other measures", "Steps", "Seeds", "Configuration"):
+    for heading in (
+        "Pictures",
+        "Distances",
+        "Error budget",
+        "Other measures",
+        "Ways of storing",
+        "Steps",
+        "Seeds",
+        "Configuration",
+    ):
         assert heading not in text
 
 

@@ -12,7 +12,7 @@ from tasks.specs import SOLVER_KINDS
 from tasks.transport.field import VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
-from tasks.transport.solver import EVALUATIONS_PER_STEP, SOLVERS, solve
+from tasks.transport.solver import EVALUATIONS_PER_STEP, ORDERS, SOLVERS, solve
 from tasks.transport.targets import Gaussian, GaussianMixture, OracleField
 
 KINDS = ("linear", "foellmer", "trigonometric", "vp")
@@ -134,6 +134,7 @@ def test_a_solver_converges_at_its_order(solver: str, order: int, stop: float, k
     # the next term of the error expansion shifts an observed order by a share that halves with the step
     assert orders[1] == pytest.approx(order, abs=0.03 * order)
     assert errors[2] < 0.01**order
+    assert ORDERS[solver] == order
 
 
 @pytest.mark.parametrize("kind", ["linear", "foellmer"])
