@@ -22,6 +22,13 @@ def write_atomic(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def replace_lightly(path: Path, content: bytes) -> None:
+    """Publish ``content`` at ``path`` whole but not durably, for advice; the folder exists, and one process writes."""
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 def create_exclusive(path: Path, content: bytes) -> bool:
     """Publish ``content`` at ``path`` unless something is there; tell whether it was published.
 

@@ -32,6 +32,11 @@ class RunPaths:
         return self.folder / ".lock"
 
     @property
+    def progress(self) -> Path:
+        """What the process that works on the run told last."""
+        return self.folder / "progress.json"
+
+    @property
     def data(self) -> Path:
         """The standardised dataset, a Zarr group."""
         return self.folder / "data.zarr"

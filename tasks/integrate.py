@@ -7,7 +7,7 @@ plan alone. The unit of work is one chunk; a worker process loads the velocity o
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import cast
@@ -27,7 +27,7 @@ from tasks.executor import Executor
 from tasks.fit_kernel import spread_kernel_field
 from tasks.fit_velocity import load_velocity
 from tasks.saving import saved_steps, stored_precision
-from tasks.specs import InterpolantSpec, Progress, TrajectoriesSpec
+from tasks.specs import ChunkFacts, InterpolantSpec, Progress, TrajectoriesSpec
 from tasks.transport.field import ConditionalField, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
@@ -35,6 +35,8 @@ from tasks.transport.noise import LABELS, TRAJECTORIES, class_labels, standard_n
 from tasks.transport.solver import solve
 
 logger = logging.getLogger(__name__)
+
+_NAMED = 5  # chunks that were tried again, of any number of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class Made:
     rows: int = 0
     bytes: int = 0
     slowest: Receipt | None = None
+    again: set[int] = field(default_factory=set)  # chunks that were given to a worker more than once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ class IntegrateSummary:
     digest: str  # of the sealed store
     slowest_chunk: int | None  # of those made now
     slowest_seconds: float
+    again: tuple[int, ...]  # of those made now: given to a worker more than once
 
 
 def plan_trajectories(
@@ -153,6 +157,7 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
         digest=manifest.digest,
         slowest_chunk=made.slowest.chunk if made.slowest else None,
         slowest_seconds=made.slowest.seconds if made.slowest else 0.0,
+        again=tuple(sorted(made.again)),
     )
 
 
@@ -209,7 +214,9 @@ def simulate(
     tasks = (
         ChunkTask(velocity=velocity, digest=store.plan.velocity, store=store.path, chunk=chunk) for chunk in chunks
     )  # made when asked for: a million of them would be most of the driver's memory
-    return _follow(executor.map(simulate_chunk, tasks), rows=len(chunks) * store.plan.chunk_rows, progress=progress)
+    made = Made()
+    receipts = executor.map(simulate_chunk, tasks, again=lambda task: made.again.add(task.chunk))
+    return _follow(receipts, made, rows=len(chunks) * store.plan.chunk_rows, progress=progress)
 
 
 def simulate_spread(
@@ -222,20 +229,32 @@ def simulate_spread(
     field = spread_kernel_field(velocity, executor=executor)
     torch.set_num_threads(1)
     receipts = (_commit(store, chunk, field, began=time.monotonic()) for chunk in chunks)
-    return _follow(receipts, rows=len(chunks) * store.plan.chunk_rows, progress=progress)
+    return _follow(receipts, Made(), rows=len(chunks) * store.plan.chunk_rows, progress=progress)
 
 
-def _follow(receipts: Iterable[Receipt], *, rows: int, progress: Progress) -> Made:
+def _follow(receipts: Iterable[Receipt], made: Made, *, rows: int, progress: Progress) -> Made:
     """Tell how far the work is as its receipts come in, and give their sum."""
-    made = Made()
     for receipt in receipts:
         made.rows += receipt.rows
         made.bytes += receipt.bytes
         if made.slowest is None or receipt.seconds > made.slowest.seconds:
             made.slowest = receipt
         logger.debug("chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds)
-        progress(made.rows, rows, f"trajectories, {made.bytes / 1e6:,.0f} MB")
+        facts = ChunkFacts(
+            bytes=made.bytes,
+            slowest_chunk=made.slowest.chunk,
+            slowest_seconds=made.slowest.seconds,
+            again=tuple(sorted(made.again)),
+        )
+        progress(made.rows, rows, _words(facts), facts)
     return made
+
+
+def _words(facts: ChunkFacts) -> str:
+    slowest = f"slowest chunk {facts.slowest_chunk}: {facts.slowest_seconds:.1f} s"
+    again = f", tried again: {' '.join(map(str, facts.again[:_NAMED]))}" if facts.again else ""
+    more = " ..." if len(facts.again) > _NAMED else ""
+    return f"trajectories, {facts.bytes / 1e6:,.0f} MB, {slowest}{again}{more}"
 
 
 def simulate_chunk(task: ChunkTask) -> Receipt:

@@ -16,7 +16,7 @@ STDLIB = set(sys.stdlib_module_names)
 ALLOWED: dict[str, set[str]] = {
     "flows": {"prefect", "pydantic", "rich", "tomli_w", "flows", "tasks.executor", "tasks.specs"}
     | {f"tasks.{step}" for step in STEPS}
-    | {f"storage.{name}" for name in ("catalog", "paths", "specs", "errors", "fingerprint", "sources")},
+    | {f"storage.{name}" for name in ("catalog", "paths", "specs", "errors", "fingerprint", "sources", "progress")},
     "flows/server.py": {"prefect", "uvicorn"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
     "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper"},
