@@ -26,6 +26,7 @@ from flows.engines import call_flow
 from flows.progress import listening
 from flows.runs import Run, open_run, reopen
 from flows.stages import STEPS
+from flows.standing import as_json, lines, standing
 from flows.studies import MEASURED_STEPS, Study, open_study
 from storage.catalog import Catalog, RunRecord, is_alive
 from storage.errors import InputError, StorageError
@@ -197,11 +198,15 @@ def _show(options: argparse.Namespace) -> int:
     catalog = Catalog(_root(options))
     record = catalog.get(options.run)
     paths = catalog.paths(record.name)
+    found = standing(catalog, record)
     if options.json:
-        return _print_json(asdict(record) | {"status": _status(record), "path": str(paths.folder)})
+        more = {"status": _status(record), "path": str(paths.folder), "progress": as_json(found)}
+        return _print_json(asdict(record) | more)
     OUT.print(f"{record.name}: {_status(record)}, made from {record.config}, {paths.folder}", highlight=False)
     if record.error:
         OUT.print(f"error: {record.error}", markup=False, highlight=False)
+    for line in lines(found):
+        OUT.print(line, markup=False, highlight=False)
     rows = []
     for step in STEPS:
         stage = record.steps.get(step)
@@ -368,7 +373,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", _bench, "measure this machine: charflow beside its limit and its peers")
     bench.add_argument("name", metavar="NAME", nargs="?", default="", help="of the benchmark; without it: list them")
     for name, command, about in (
-        ("show", _show, "show one run: steps, facts, metrics, lineage"),
+        ("show", _show, "show one run: steps, progress, facts, metrics, lineage"),
         ("verify", _verify, "recompute the digest of every committed chunk"),
         ("sample", _sample, "draw one-step samples"),
         ("evaluate", _evaluate, "measure a run anew"),

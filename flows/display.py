@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.progress import Listener
+from flows.progress import Listener, Stopwatch, rate_words
 from flows.runs import Run
 from flows.sweep import short_keys
 from storage.catalog import RunRecord
@@ -31,7 +31,7 @@ class Bars:
             console=console,
         )
         self._bar: TaskID | None = None  # of the step that works now
-        self._first: tuple[int, float] | None = None  # done and seconds when first heard of
+        self._stopwatch = Stopwatch()
 
     @contextmanager
     def shown(self) -> Iterator[Listener]:
@@ -50,17 +50,14 @@ class Bars:
         self._fill()
         for task in self._bars.tasks[: 1 - _MOST_BARS]:
             self._bars.update(task.id, visible=False)
-        self._bar, self._first = self._bars.add_task(step, total=None, count="", rate="", words=""), None
+        self._bar = self._bars.add_task(step, total=None, count="", rate="", words="")
+        self._stopwatch = Stopwatch()
 
     def moved(self, step: str, done: int, total: int, words: str) -> None:
         """Move the step's bar."""
         if self._bar is None:
             return
-        elapsed = self._bars.tasks[-1].elapsed or 0.0
-        if self._first is None or done < self._first[0]:
-            self._first = (done, elapsed)
-        items, seconds = done - self._first[0], elapsed - self._first[1]
-        rate = f"{items / seconds:,.{0 if items >= 10 * seconds else 1}f}/s" if seconds > 1 and items else ""
+        rate = rate_words(self._stopwatch.moved(done, total, now=self._bars.tasks[-1].elapsed or 0.0))
         self._bars.update(self._bar, completed=done, total=total, count=f"{done:,}/{total:,}", rate=rate, words=words)
 
     def ended(self, step: str, *, seconds: float) -> None:

@@ -51,6 +51,6 @@ def repair(run: Run) -> list[int]:
             request,
             found,
             executor=executor,
-            progress=lambda done, total, words: listener.moved("integrate", done, total, words),
+            progress=lambda done, total, words, _=None: listener.moved("integrate", done, total, words),
         )
     return bad

@@ -15,6 +15,7 @@ from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
 from storage.errors import InputError, RunConflictError, UnknownRunError
 from storage.paths import Location, RunPaths, sources_path
+from storage.progress import forget_news
 from storage.sources import source_digest
 from storage.specs import SourceSpec
 from tasks.specs import PATH_KINDS
@@ -114,6 +115,7 @@ class Run:
             pid=os.getpid(),
             versions=versions(),
         )
+        forget_news(self.paths.progress)  # of the process before this one
         try:
             yield
         except Exception as error:
@@ -133,6 +135,7 @@ class Run:
             summary = self.record.steps["evaluate"].summary
             changes |= {"metrics": summary["metrics"], "metrics_detail": summary["metrics_detail"]}
         self.record = self.catalog.update(self.record, **changes)
+        forget_news(self.paths.progress)
 
     def _fits(self, step: str, stage: StageRecord) -> bool:
         if stage.key != self.keys[step] or not self.catalog.paths(stage.holder).record.exists():

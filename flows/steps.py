@@ -15,10 +15,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from flows.progress import Stopwatch, pace_words
 from flows.runs import Run
 from flows.work import WORK, perform
 from storage.errors import StorageError
 from tasks.executor import Executor
+from tasks.specs import ChunkFacts
 
 _ARTIFACT_SECONDS = 1.0  # between updates; one costs about 40 ms
 
@@ -55,9 +57,15 @@ class _ProgressArtifact:
     def __init__(self, step: str) -> None:
         self._id = UUID(str(create_progress_artifact(progress=0.0, description=step)))
         self._last = time.monotonic()
+        self._stopwatch = Stopwatch()
 
-    def __call__(self, done: int, total: int, words: str) -> None:
+    def __call__(self, done: int, total: int, words: str, _: ChunkFacts | None = None, /) -> None:
         now = time.monotonic()
+        pace = pace_words(self._stopwatch.moved(done, total, now=now))
         if now - self._last >= _ARTIFACT_SECONDS or done >= total:
             self._last = now
-            update_progress_artifact(artifact_id=self._id, progress=100.0 * done / max(1, total), description=words)
+            update_progress_artifact(
+                artifact_id=self._id,
+                progress=100.0 * done / max(1, total),
+                description=f"{words}, {pace}" if pace else words,
+            )

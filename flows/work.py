@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.config import dump_config
-from flows.progress import current_listener
+from flows.progress import ProgressFile, current_listener
 from flows.runs import Run, versions
 from tasks.executor import Executor
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
-from tasks.specs import Progress, ReportFacts, TrainingPlace
+from tasks.specs import ChunkFacts, Progress, ReportFacts, TrainingPlace
 from tasks.train_generator import GeneratorRequest, train_generator
 
 Work = Callable[[Run, Executor, Progress], Any]
@@ -22,11 +22,13 @@ def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> A
     """Do one step, record it, tell the listener, and give the step's summary."""
     listener = current_listener()
     listener.began(step)
+    kept = ProgressFile(run.paths.progress, step)
     began = time.monotonic()
 
-    def tell(done: int, total: int, words: str) -> None:
+    def tell(done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
         listener.moved(step, done, total, words)
-        progress(done, total, words)
+        kept(done, total, words, chunks)
+        progress(done, total, words, chunks)
 
     summary = WORK[step](run, executor, tell)
     seconds = time.monotonic() - began

@@ -29,6 +29,16 @@ def write_atomic(path: Location, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def replace_lightly(path: Location, content: bytes) -> None:
+    """Publish ``content`` at ``path`` whole but not durably, for advice; the folder exists, and one process writes."""
+    if isinstance(path, RemotePath):
+        path.write(content)
+        return
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 def create_exclusive(path: Location, content: bytes) -> bool:
     """Publish ``content`` at ``path`` unless something is there; tell whether it was published.
 

@@ -70,6 +70,11 @@ class RunPaths:
         return self.folder / ".lock"
 
     @property
+    def progress(self) -> Location:
+        """What the process that works on the run told last."""
+        return self.folder / "progress.json"
+
+    @property
     def data(self) -> Location:
         """The standardised dataset, a Zarr group."""
         return self.folder / "data.zarr"

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -41,19 +42,33 @@ class UnreachableClusterError(ConnectionError):
     """A Ray address was asked for and nothing answers there."""
 
 
+def _unheard(_: object) -> None:
+    """Tell nobody."""
+
+
 class Executor(Protocol):
     """Runs a function over items."""
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Give each item's result as it completes; the first real error stops what has not begun and is raised."""
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, again: Callable[[Item], None] = _unheard
+    ) -> Iterator[Result]:
+        """Give each item's result as it completes; the first real error stops what has not begun and is raised.
+
+        Args:
+            function: the work.
+            items: its arguments.
+            again: told of an item that was given to a second worker, perhaps more than once.
+        """
         ...
 
 
 class SerialExecutor:
     """Runs everything here, one item after another."""
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Give the results in the order of the items."""
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, again: Callable[[Item], None] = _unheard
+    ) -> Iterator[Result]:
+        """Give the results in the order of the items; nothing is given out again."""
         yield from map(function, items)
 
 
@@ -67,8 +82,12 @@ class RayExecutor:
     meet a task's own reply and abort the whole process (``task_manager.cc: Check failed``, ray 2.60).
     """
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, again: Callable[[Item], None] = _unheard
+    ) -> Iterator[Result]:
         """Give the results as they complete.
+
+        A second worker that takes too long an item is told of at once, one that Ray found for a lost one when it ends.
 
         Raises:
             Exception: what the function raised, as it raised it.
@@ -76,7 +95,7 @@ class RayExecutor:
         import ray  # slow to import, and absent from runs that re-use everything
 
         cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        flight = _Flight[Any](ray.remote(num_cpus=1, max_retries=3)(function))
+        flight = _Flight[Any](ray.remote(num_cpus=1, max_retries=3)(_counting(function)), again=again)
         waiting = iter(items)
         while True:
             while flight.items < max(2, _IN_FLIGHT_PER_CPU * cpus) and (item := next(waiting, _END)) is not _END:
@@ -91,8 +110,9 @@ class RayExecutor:
 class _Flight(Generic[Item]):
     """Items on their way, each by one attempt or, where that one straggles, by two."""
 
-    def __init__(self, remote: Any) -> None:
+    def __init__(self, remote: Any, *, again: Callable[[Item], None] = _unheard) -> None:
         self._remote = remote
+        self._again = again
         self._attempts: dict[Any, _Asked[Item]] = {}
         self._took: deque[float] = deque(maxlen=_REMEMBERED)  # seconds of those that landed
         self.items = 0
@@ -120,7 +140,9 @@ class _Flight(Generic[Item]):
             asked = self._attempts.pop(reference)
             if asked.is_done:
                 continue
-            result = _get(reference)
+            retries, result = _get(reference)
+            if retries:
+                self._again(asked.item)
             asked.is_done = True
             self._took.append(asked.seconds)
             self.items -= 1
@@ -132,11 +154,25 @@ class _Flight(Generic[Item]):
         for asked in list(self._attempts.values()):
             if asked.sent == 1 and not asked.is_done and asked.seconds > max(STRAGGLER_SECONDS, _FAR_LONGER * usual):
                 logger.warning("an item takes %.0f s where others took %.1f: trying it anew", asked.seconds, usual)
+                self._again(asked.item)
                 self._send(asked)
 
     def _send(self, asked: "_Asked[Item]") -> None:
         asked.sent += 1
         self._attempts[self._remote.remote(asked.item)] = asked
+
+
+def _counting(function: Callable[[Item], Result]) -> Callable[[Item], tuple[int, Result]]:
+    """Give a Ray task that also tells how many workers were lost over its item."""
+
+    @wraps(function)
+    def attempt(item: Item) -> tuple[int, Result]:
+        from ray._private import worker  # Ray tells it nowhere else
+
+        core: Any = worker.global_worker
+        return core.core_worker.get_current_task_attempt_number(), function(item)
+
+    return attempt
 
 
 @dataclass(eq=False)

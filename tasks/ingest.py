@@ -51,9 +51,7 @@ class SyntheticDataset:
         return draw(self._target, start, stop, seed=self._seed, stream=DATA).numpy().astype(np.float32)
 
 
-def ingest(
-    spec: DatasetSpec, *, seed: int, path: Location, progress: Progress = lambda done, total, words: None
-) -> DataSummary:
+def ingest(spec: DatasetSpec, *, seed: int, path: Location, progress: Progress = lambda *_: None) -> DataSummary:
     """Write the dataset of a run.
 
     Args:

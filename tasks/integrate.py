@@ -6,8 +6,8 @@ plan alone. The unit of work is one chunk; a worker process loads the velocity o
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 
@@ -29,7 +29,7 @@ from tasks.executor import Executor
 from tasks.fit_kernel import spread_kernel_field
 from tasks.fit_velocity import load_velocity
 from tasks.saving import saved_steps, stored_precision
-from tasks.specs import InterpolantSpec, Progress, TrajectoriesSpec
+from tasks.specs import ChunkFacts, InterpolantSpec, Progress, TrajectoriesSpec
 from tasks.transport.field import ConditionalField, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
@@ -39,6 +39,7 @@ from tasks.transport.solver import solve
 logger = logging.getLogger(__name__)
 
 _PROBE_ROWS = 64
+_NAMED = 5  # chunks that were tried again, of any number of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ class Made:
     rows: int = 0
     bytes: int = 0
     slowest: Receipt | None = None
+    again: set[int] = field(default_factory=set)  # chunks that were given to a worker more than once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ class IntegrateSummary:
     digest: str  # of the sealed store
     slowest_chunk: int | None  # of those made now
     slowest_seconds: float
+    again: tuple[int, ...]  # of those made now: given to a worker more than once
 
 
 def plan_trajectories(
@@ -147,11 +150,14 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     missing = store.ledger.missing(chunks)
     if len(missing) < chunks:
         logger.info("%d of %d chunks are committed already", chunks - len(missing), chunks)
-    run = simulate_spread if request.is_spread else simulate
-    receipts = run(store, missing, velocity=request.velocity, executor=executor)
+    made = Made()
+    if request.is_spread:
+        receipts = simulate_spread(store, missing, velocity=request.velocity, executor=executor)
+    else:
+        receipts = simulate(store, missing, velocity=request.velocity, executor=executor, again=made.again.add)
     first = next((k for k, gap in enumerate(missing) if k != gap), len(missing))  # that is committed already
     known = store.ledger.read(first) if first < chunks else None
-    made = _follow(receipts, rows=len(missing) * store.plan.chunk_rows, known=known, progress=progress)
+    _follow(receipts, made, rows=len(missing) * store.plan.chunk_rows, known=known, progress=progress)
     manifest = store.seal(rows=count)
     return IntegrateSummary(
         count=count,
@@ -161,6 +167,7 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
         digest=manifest.digest,
         slowest_chunk=made.slowest.chunk if made.slowest else None,
         slowest_seconds=made.slowest.seconds if made.slowest else 0.0,
+        again=tuple(sorted(made.again)),
     )
 
 
@@ -207,16 +214,21 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
 
 
 def simulate(
-    store: TrajectoryStore, chunks: Sequence[int], *, velocity: Location, executor: Executor
+    store: TrajectoryStore,
+    chunks: Sequence[int],
+    *,
+    velocity: Location,
+    executor: Executor,
+    again: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Receipt]:
-    """Simulate and commit the given chunks.
+    """Simulate and commit the given chunks; ``again`` hears of those that were given to a second worker.
 
     Raises:
         DamagedError: the velocity is not the one that the store was planned with.
     """
     # made when asked for: a million of them would be most of the driver's memory
     tasks = (ChunkTask(velocity=velocity, store=store.path, chunk=chunk) for chunk in chunks)
-    return executor.map(simulate_chunk, tasks)
+    return executor.map(simulate_chunk, tasks, again=lambda task: again(task.chunk))
 
 
 def simulate_spread(
@@ -232,9 +244,8 @@ def simulate_spread(
     return (_commit(store, chunk, field, began=time.monotonic(), arithmetic=arithmetic) for chunk in chunks)
 
 
-def _follow(receipts: Iterable[Receipt], *, rows: int, known: Commit | None, progress: Progress) -> Made:
-    """Tell how far the work is as its receipts come in, and give their sum; ``known`` is of a chunk made before."""
-    made = Made()
+def _follow(receipts: Iterable[Receipt], made: Made, *, rows: int, known: Commit | None, progress: Progress) -> None:
+    """Tell how far the work is as its receipts come in, and add them up; ``known`` is of a chunk made before."""
     hosts = {known.arithmetic: known.host} if known and known.arithmetic else {}
     for receipt in receipts:
         made.rows += receipt.rows
@@ -251,8 +262,20 @@ def _follow(receipts: Iterable[Receipt], *, rows: int, known: Commit | None, pro
             )
         hosts.setdefault(receipt.arithmetic, receipt.host)
         logger.debug("chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds)
-        progress(made.rows, rows, f"trajectories, {made.bytes / 1e6:,.0f} MB")
-    return made
+        facts = ChunkFacts(
+            bytes=made.bytes,
+            slowest_chunk=made.slowest.chunk,
+            slowest_seconds=made.slowest.seconds,
+            again=tuple(sorted(made.again)),
+        )
+        progress(made.rows, rows, _words(facts), facts)
+
+
+def _words(facts: ChunkFacts) -> str:
+    slowest = f"slowest chunk {facts.slowest_chunk}: {facts.slowest_seconds:.1f} s"
+    again = f", tried again: {' '.join(map(str, facts.again[:_NAMED]))}" if facts.again else ""
+    more = " ..." if len(facts.again) > _NAMED else ""
+    return f"trajectories, {facts.bytes / 1e6:,.0f} MB, {slowest}{again}{more}"
 
 
 def simulate_chunk(task: ChunkTask) -> Receipt:

@@ -5,8 +5,9 @@ configuration is part of each message, because a person reads it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from storage.paths import Location
 from tasks.checks import as_tuple, require, require_at_least, require_one_of, require_positive, shown
@@ -24,7 +25,24 @@ PATH_KINDS = ("idx", "parquet", "images", "npz", "zarr")
 PRECISION_KINDS = ("float32", "bf16")
 DEVICE_KINDS = ("auto", "cpu", "cuda")
 
-Progress = Callable[[int, int, str], None]  # (done, total, a few words on how it goes), called now and then
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkFacts:
+    """What is known of the chunks of trajectories that were made so far."""
+
+    bytes: int  # stored
+    slowest_chunk: int
+    slowest_seconds: float
+    again: tuple[int, ...]  # given to a worker more than once: the first was lost, or too slow
+
+
+class Progress(Protocol):
+    """Is told now and then how far a step is: done, total, a few words on how it goes, and of chunks a bit more."""
+
+    def __call__(self, done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
+        """Hear it."""
+        ...
+
 
 # Keys that have a meaning for one kind only; switching the kind drops them, and setting them elsewhere is an error.
 KEYS_OF_DATASET: dict[str, frozenset[str]] = {

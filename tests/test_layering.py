@@ -17,7 +17,10 @@ ALLOWED: dict[str, set[str]] = {
     "flows": {"prefect", "pydantic", "rich", "tomli_w", "flows", "tasks.executor", "tasks.specs"}
     | {"tasks.orders", "tasks.study"}
     | {f"tasks.{step}" for step in STEPS}
-    | {f"storage.{name}" for name in ("catalog", "paths", "specs", "errors", "fingerprint", "sources", "studies")},
+    | {
+        f"storage.{name}"
+        for name in ("catalog", "paths", "specs", "errors", "fingerprint", "sources", "studies", "progress")
+    },
     "flows/server.py": {"prefect", "uvicorn"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
     "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper"},

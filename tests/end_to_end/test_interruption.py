@@ -89,7 +89,10 @@ def test_a_driver_stopped_in_the_middle_of_integrate(
         charflow("run", "gaussian", "--until", "integrate", root=root, changes=CHANGES)
         simulated = charflow_json("show", "gaussian", root=root)["steps"]["integrate"]["summary"]["simulated"]
     else:
-        assert charflow_json("show", "gaussian", root=root)["status"] == "interrupted"
+        shown = charflow_json("show", "gaussian", root=root)
+        assert shown["status"] == "interrupted"
+        assert shown["progress"]["step"] == "integrate"
+        assert shown["progress"]["chunks"] == {"committed": kept, "chunks": CHUNKS}
         simulated = integrate_here(root, changes=CHANGES)["simulated"]
     assert simulated == CHUNKS - kept
     assert chunk_bytes(root) == undisturbed
@@ -110,6 +113,9 @@ def test_a_driver_asked_to_end_in_the_middle_of_a_training_keeps_its_checkpoint(
     _, told = charflow("run", "gaussian", root=root, changes=changes, code=1)
     assert told.count("\n") == 1
     assert f"run 'gaussian' is being worked on by process {driver.pid}" in told
+    shown = charflow_json("show", "gaussian", root=root)["progress"]
+    assert (shown["step"], shown["total"], shown["chunks"]) == ("fit_velocity", 6000, None)
+    assert shown["age_seconds"] < 60
     below = engines_of(driver.pid)
     os.kill(driver.pid, signal.SIGTERM)
     out, err = driver.communicate(timeout=60)

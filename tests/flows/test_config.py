@@ -23,6 +23,13 @@ def test_the_promised_presets_are_there_each_with_a_line_about_it() -> None:
     assert all(len(line) > 20 for line in presets().values())
 
 
+def test_the_million_is_simulated_by_the_default_perceptron_in_32_steps() -> None:
+    config = load_config("million")
+    assert (config.trajectories.count, config.trajectories.steps) == (1_000_000, 32)
+    assert config.velocity.network == NetworkSpec()
+    assert config.dataset.target().kind == "moons"
+
+
 def test_a_configuration_may_be_one_key_long() -> None:
     assert build_config({"dataset": {"kind": "moons"}}).trajectories.count == 100_000
 

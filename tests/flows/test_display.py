@@ -42,16 +42,6 @@ def test_of_many_steps_a_terminal_shows_the_last_ones() -> None:
     assert [task.description for task in bars._bars.tasks if task.visible] == [f"run-{k}" for k in range(18, 30)]
 
 
-def test_a_bar_whose_count_begins_anew_shows_no_negative_rate() -> None:
-    bars = Bars(console(is_terminal=True)[0])
-    with bars.shown() as listener:
-        listener.began("run")
-        listener.moved("run", 900, 1000, "ingest")
-        listener.moved("run", 1, 10, "integrate")
-        assert bars._first is not None
-        assert bars._first[0] == 1
-
-
 def test_a_study_is_printed_with_its_points_and_orders() -> None:
     where, out = console(is_terminal=False)
     values = {"trajectories.steps": 8, "trajectories.solver": "heun"}

@@ -107,7 +107,11 @@ def test_what_has_not_begun_is_never_begun_once_nobody_asks(cluster: RayExecutor
 
 @pytest.mark.slow
 def test_a_task_whose_worker_was_killed_runs_again(cluster: RayExecutor, tmp_path: Path) -> None:
-    assert len(list(cluster.map(die_once, [tmp_path / "marker"]))) == 1
+    told: list[Path] = []
+    (tmp_path / "there").touch()
+    items = [tmp_path / "there", tmp_path / "marker"]
+    assert len(list(cluster.map(die_once, items, again=told.append))) == 2
+    assert told == items[1:]
 
 
 @pytest.mark.slow
@@ -117,7 +121,9 @@ def test_an_item_that_hangs_is_given_to_a_second_worker_and_counts_once(
     monkeypatch.setattr("tasks.executor.STRAGGLER_SECONDS", 1.0)
     names = ["a", "hangs", *"bcdefgh"]
     began = time.monotonic()
-    assert sorted(cluster.map(hang_once, [tmp_path / name for name in names])) == sorted(names)
+    told: list[Path] = []
+    assert sorted(cluster.map(hang_once, [tmp_path / name for name in names], again=told.append)) == sorted(names)
+    assert told == [tmp_path / "hangs"]
     assert time.monotonic() - began < 30
     assert [record.getMessage().split(":")[1] for record in caplog.records] == [" trying it anew"]
 
@@ -134,10 +140,11 @@ def test_of_two_attempts_at_an_item_the_first_result_counts(monkeypatch: pytest.
     sent: list[str] = []
     ends: list[str] = []
     monkeypatch.setattr(ray, "wait", lambda references, **_: ([ends.pop(0)], []))
-    monkeypatch.setattr("tasks.executor._get", lambda reference: reference)
+    monkeypatch.setattr("tasks.executor._get", lambda reference: (int(reference == "b 0"), reference))
     monkeypatch.setattr("tasks.executor.STRAGGLER_SECONDS", 0.0)
     monkeypatch.setattr("tasks.executor._FAR_LONGER", 0.0)
-    flight = _Flight[str](Remote())
+    told: list[str] = []
+    flight = _Flight[str](Remote(), again=told.append)
     for item in ("a", "late", "b"):
         flight.ask(item)
     ends += ["a 0", "late 1", "late 0", "b 0"]
@@ -147,6 +154,7 @@ def test_of_two_attempts_at_an_item_the_first_result_counts(monkeypatch: pytest.
     assert sent == ["a 0", "late 0", "b 0", "late 1", "b 1"]  # once each
     assert [list(flight.landed()) for _ in range(3)] == [["late 1"], [], ["b 0"]]
     assert (flight.items, flight.attempts) == (0, 1)
+    assert told == ["late", "b", "b"]  # too slow, too slow, and a worker lost as well
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def silent(*_: object) -> None:
 class Backwards:
     """Runs the last item first, as workers of different speed might."""
 
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any], **_: object) -> Iterator[Any]:
         yield from map(function, reversed(list(items)))
 
 

@@ -153,7 +153,7 @@ def test_progress_counts_every_row_twice_and_never_goes_back(tmp_path: Path) -> 
         DatasetSpec(kind="moons", count=500, shards=4),
         seed=0,
         path=tmp_path / "data.zarr",
-        progress=lambda done, total, _: heard.append((done, total)),
+        progress=lambda done, total, *_: heard.append((done, total)),
     )
     assert heard == sorted(heard)
     assert len(heard) == len(set(heard)) >= 5

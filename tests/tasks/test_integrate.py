@@ -31,7 +31,7 @@ from tasks.integrate import (
     simulate,
     verify_store,
 )
-from tasks.specs import DatasetSpec, InterpolantSpec, TrajectoriesSpec
+from tasks.specs import ChunkFacts, DatasetSpec, InterpolantSpec, TrajectoriesSpec
 from tasks.transport.field import Guided, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal
@@ -92,7 +92,7 @@ class CountingExecutor:
         self.limit = limit
         self.ran: list[int] = []
 
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any], **_: object) -> Iterator[Any]:
         for item in items:
             if len(self.ran) == self.limit:
                 raise KeyboardInterrupt
@@ -526,12 +526,44 @@ def test_a_velocity_of_other_classes_than_the_data_has_is_refused(drift: Drift, 
 
 
 def test_the_summary_and_the_progress_tell_bytes_and_the_slowest_chunk(tmp_path: Path) -> None:
-    heard: list[tuple[int, int, str]] = []
+    heard: list[tuple[Any, ...]] = []
     summary = integrate(request_of(tmp_path), executor=SerialExecutor(), progress=lambda *args: heard.append(args))
-    assert [(done, total) for done, total, _ in heard] == [(16, 48), (32, 48), (48, 48)]
-    assert heard[-1][2] == "trajectories, 0 MB"
+    assert [(done, total) for done, total, *_ in heard] == [(16, 48), (32, 48), (48, 48)]
+    slowest = f"slowest chunk {summary.slowest_chunk}: {summary.slowest_seconds:.1f} s"
+    assert heard[-1][2] == f"trajectories, 0 MB, {slowest}"
+    assert summary.slowest_chunk is not None
+    assert heard[-1][3] == ChunkFacts(
+        bytes=summary.bytes,
+        slowest_chunk=summary.slowest_chunk,
+        slowest_seconds=summary.slowest_seconds,
+        again=(),
+    )
     assert summary.bytes == 3 * (16 * 5 * 2 * 4 + 4)  # and a CRC32C each
     assert summary.slowest_chunk in (0, 1, 2)
     assert summary.slowest_seconds > 0
     again = integrate(request_of(tmp_path), executor=SerialExecutor(), progress=silent)
     assert (again.simulated, again.bytes, again.slowest_chunk) == (0, 0, None)
+
+
+class ForgetfulExecutor:
+    """Gives every other item to a second worker, some of them twice."""
+
+    def map(
+        self, function: Callable[[Any], Any], items: Iterable[Any], *, again: Callable[[Any], None] = lambda _: None
+    ) -> Iterator[Any]:
+        for item in items:
+            for _ in range(2 * (1 - item.chunk % 2)):
+                again(item)
+            yield function(item)
+
+
+def test_chunks_that_were_given_to_a_second_worker_are_told_once_each(tmp_path: Path) -> None:
+    heard: list[tuple[Any, ...]] = []
+    summary = integrate(
+        request_of(tmp_path, spec=replace(SPEC, count=16 * 13)),
+        executor=ForgetfulExecutor(),
+        progress=lambda *args: heard.append(args),
+    )
+    assert summary.again == heard[-1][3].again == (0, 2, 4, 6, 8, 10, 12)
+    assert heard[2][2].endswith(", tried again: 0 2")
+    assert heard[-1][2].endswith(", tried again: 0 2 4 6 8 ...")

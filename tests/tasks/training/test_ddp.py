@@ -89,7 +89,7 @@ def test_a_training_that_lost_a_worker_ends_with_the_same_weights(tmp_path: Path
         workers=2,
         place=undisturbed.place,
         steps=30,
-        progress=lambda done, total, words: heard.append(done),
+        progress=lambda done, *_: heard.append(done),
     )
     assert heard[-1] == 30
     assert seconds > 0
