@@ -154,22 +154,22 @@ def print_study(console: Console, result: Mapping[str, Any]) -> None:
         )
         for point in points
     ]
-    keys = short_keys(list(points[0]["values"])).values()
-    print_table(console, (*keys, "evaluations", *errors, *shown, "seconds"), rows)
+    shorts = short_keys(list(points[0]["values"]))
+    print_table(console, (*shorts.values(), "evaluations", *errors, *shown, "seconds"), rows)
     if orders:
         console.print()
         header = ("quantity", "against", "series", "order", "±", "last two", "theory")
-        print_table(console, header, [_order_row(order) for order in orders])
+        print_table(console, header, [_order_row(order, shorts) for order in orders])
     if result["reference"]:
         error = result["reference_error"]
         own = "" if error is None else f", whose own error is about {error:.1e}"
         console.print(f"end states are compared with {result['reference']}{own}", markup=False, highlight=False)
 
 
-def _order_row(order: Mapping[str, Any]) -> tuple[str, ...]:
-    series = ", ".join(str(value) for value in order["series"].values())
+def _order_row(order: Mapping[str, Any], shorts: Mapping[str, str]) -> tuple[str, ...]:
+    series = ", ".join(v if isinstance(v, str) else f"{shorts[k]} {v}" for k, v in order["series"].items())
     numbers = (_short(order[key], digits=3) for key in ("observed", "se", "last", "theory"))
-    return order["quantity"], order["against"], series, *numbers
+    return order["quantity"], shorts.get(order["against"], order["against"]), series, *numbers
 
 
 def _short(value: float | None, *, digits: int = 4) -> str:

@@ -169,13 +169,20 @@ def _is_scale(value: Any) -> bool:
 
 
 def _curves(points: Sequence[MeasuredPoint], quantity: str, key: str, *, against: str) -> list[Curve]:
-    """Give the curves of one quantity, a curve for each combination of the other values, in the order of the points."""
+    """Give the curves of one quantity, a curve for each combination of the other values, in the order of the points.
+
+    A quantity that is the same at all points does not depend on the key, and makes no curve.
+    """
     groups: dict[str, list[MeasuredPoint]] = {}
     for point in points:
         value, _ = point.quantity(quantity)
         if value > 0:
             groups.setdefault(repr(_others(point, key)), []).append(point)
-    return [_curve(group, quantity, key, against=against) for group in groups.values() if len(group) > 1]
+    return [
+        _curve(group, quantity, key, against=against)
+        for group in groups.values()
+        if len({point.quantity(quantity)[0] for point in group}) > 1
+    ]
 
 
 def _curve(points: Sequence[MeasuredPoint], quantity: str, key: str, *, against: str) -> Curve:

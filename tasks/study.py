@@ -67,7 +67,7 @@ def measure_study(request: StudyRequest, *, progress: Progress) -> dict[str, Any
         "reference_error": own_error,
     }
     compared = _compared_words(request.reference, own_error)
-    figures = _figures(curves, compared)
+    figures = _figures(curves, request.shorts, compared)
     write_report(
         request.report,
         page=render(_content(request, points, curves, figures, compared)),
@@ -107,20 +107,20 @@ def _compared_words(reference: str, error: float | None) -> str:
     return f"{reference}{own}"
 
 
-def _figures(curves: Sequence[Curve], compared: str) -> list[Figure]:
+def _figures(curves: Sequence[Curve], shorts: Mapping[str, str], compared: str) -> list[Figure]:
     """Draw a picture for each pair of a quantity and what it is plotted against."""
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.quantity, curve.against), []).append(curve)
-    return [_figure(group, compared) for group in groups.values()]
+    return [_figure(group, shorts, compared) for group in groups.values()]
 
 
-def _figure(curves: Sequence[Curve], compared: str) -> Figure:
+def _figure(curves: Sequence[Curve], shorts: Mapping[str, str], compared: str) -> Figure:
     quantity, against = curves[0].quantity, curves[0].against
     title = f"{_words(quantity)} against {_words(against)}"
     series = [
         Series(
-            label=f"{_series_words(curve) or quantity}: order {_order_words(curve)}",
+            label=f"{_series_words(curve, shorts) or quantity}: order {_order_words(curve)}",
             x=curve.x,
             y=curve.y,
             error=curve.error,
@@ -132,7 +132,7 @@ def _figure(curves: Sequence[Curve], compared: str) -> Figure:
     draw = partial(loglog, series, title=_words(quantity), x_label=_words(against))
     return Figure(
         name=f"{quantity}-{against}".replace(".", "-"),
-        title=title[0].upper() + title[1:],
+        title=title[0].upper() + title[1:] if quantity == ERROR else title,  # other quantities have public names
         caption=f"Compared with {compared}." if quantity == ERROR else "",
         png=draw(theme=LIGHT),
         dark_png=draw(theme=DARK),
@@ -143,8 +143,9 @@ def _words(name: str) -> str:
     return {ERROR: "error of end states", EVALUATIONS: "velocity evaluations a trajectory"}.get(name, name)
 
 
-def _series_words(curve: Curve) -> str:
-    return ", ".join(str(value) for value in curve.series.values())
+def _series_words(curve: Curve, shorts: Mapping[str, str]) -> str:
+    """Give what is fixed along a curve: words as they are, numbers with their key."""
+    return ", ".join(v if isinstance(v, str) else f"{shorts[k]} {v}" for k, v in curve.series.items())
 
 
 def _order_words(curve: Curve) -> str:
@@ -171,7 +172,7 @@ def _content(
         title=request.title,
         created=request.created,
         figures=figures,
-        tables=[*([_orders_table(curves)] if curves else []), _points_table(request, points)],
+        tables=[*([_orders_table(curves, request.shorts)] if curves else []), _points_table(request, points)],
         configuration=request.configuration,
         seeds=request.seeds,
         references={"end states": compared} if compared else {},
@@ -179,7 +180,7 @@ def _content(
     )
 
 
-def _orders_table(curves: Sequence[Curve]) -> Table:
+def _orders_table(curves: Sequence[Curve], shorts: Mapping[str, str]) -> Table:
     return Table(
         title="Orders",
         remark="The order is the p of x^−p, by least squares on logarithms; its error is one standard error, from "
@@ -191,7 +192,7 @@ def _orders_table(curves: Sequence[Curve]) -> Table:
             (
                 curve.quantity,
                 curve.against,
-                _series_words(curve),
+                _series_words(curve, shorts),
                 _order_words(curve),
                 _interval_words(curve),
                 f"{-curve.law.last:.3g}".replace("-", "−"),

@@ -15,6 +15,7 @@ _MARKERS = "os^Dv"
 _MOST_TICKS = 12
 _LEGEND_COLUMNS = 2
 _BELOW = 0.55  # of the points, where a theory's line is drawn
+_ROOM = 2.0  # above and below all points, as a factor; bands may reach farther
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +109,12 @@ def _scales(axes: Axes, series: Sequence[Series], theme: Theme) -> None:
     axes.xaxis.set_major_locator(FixedLocator(values[::step]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
-    low, high = axes.get_ylim()
+    low = min(float(each.y.min()) for each in series) / _ROOM
+    high = max(float(each.y.max()) for each in series) * _ROOM
+    axes.set_ylim(low, high)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.set_xlim(values[0] / 1.25, values[-1] * 1.1)
+    axes.set_xlim(values[0] / 1.45, values[-1] * 1.1)
     axes.grid(axis="y", color=theme.rule, linewidth=0.6)
     strip_frame(axes, theme)

@@ -1,6 +1,7 @@
 """Bars and tables: what a person is told, on a terminal and in a log."""
 
 import io
+from typing import Any
 
 from rich.console import Console
 
@@ -46,7 +47,8 @@ def test_a_study_is_printed_with_its_points_and_orders() -> None:
     where, out = console(is_terminal=False)
     values = {"trajectories.steps": 8, "trajectories.solver": "heun"}
     point = {"values": values, "evaluations": 16, "error": 0.0123, "error_se": 0.001, "metrics": {}, "seconds": 1.0}
-    order = {
+    numeric = {"quantity": "w2", "against": "trajectories.steps", "series": {"generator.steps": 9}}
+    order: dict[str, Any] = {
         "quantity": "error",
         "against": "evaluations",
         "series": {"trajectories.solver": "heun"},
@@ -64,6 +66,10 @@ def test_a_study_is_printed_with_its_points_and_orders() -> None:
         ["error", "evaluations", "heun", "2.04", "2.01", "2"],
         ["end", "states", "are", "compared", "with", "heun,", "whose", "own", "error", "is", "about", "1.2e-03"],
     ]
+    out.truncate(0)
+    both = {"values": {"trajectories.steps": 8, "generator.steps": 9}}
+    print_study(where, {"points": [point | both], "orders": [order | numeric], "reference": None})
+    assert "generator.steps 9" in out.getvalue()
     out.truncate(0)
     blank = point | {"error": None, "error_se": None, "metrics": {"w2": 0.5}}
     print_study(where, {"points": [blank], "orders": [], "reference": None})

@@ -161,7 +161,9 @@ def test_errors_make_a_curve_for_each_solver_with_its_order() -> None:
 
 def test_metrics_make_curves_against_numeric_keys_and_each_word_is_a_series() -> None:
     points = [
-        point_of({"dataset.count": n, "interpolant.kind": kind}, **{"w2": n**-0.2, "budget.fit": 1.0, "lipschitz": 3.0})
+        point_of(
+            {"dataset.count": n, "interpolant.kind": kind}, **{"w2": n**-0.2, "budget.fit": 1 / n, "lipschitz": 1 / n}
+        )
         for n in (100, 1000, 10_000)
         for kind in ("linear", "vp")
     ]
@@ -181,12 +183,14 @@ def test_noisy_metrics_are_fitted_to_all_points_and_errors_where_they_follow() -
 
 
 def test_what_has_no_logarithm_makes_no_curve() -> None:
-    def found(*values: Any, **facts: Any) -> list[Curve]:
-        return curves_of([point_of({"seed": value}, **facts) for value in values])
+    def found(values: list[Any], w2: list[float]) -> list[Curve]:
+        return curves_of([point_of({"seed": value}, w2=y) for value, y in zip(values, w2, strict=True)])
 
-    assert len(found(1, 2, w2=1.0)) == 1
-    assert found(0, 1, w2=1.0) == found(True, False, w2=1.0) == found("a", "b", w2=1.0) == found(1, w2=1.0) == []
-    assert found(1, 2, w2=0.0) == found(1, 2) == []
+    assert len(found([1, 2], [1.0, 2.0])) == 1
+    for values in ([0, 1], [True, False], ["a", "b"], [-1, 2]):
+        assert found(values, [1.0, 2.0]) == []
+    assert found([1], [1.0]) == found([1, 2], [0.0, 1.0]) == []
+    assert found([1, 2], [1.0, 1.0]) == []  # it does not depend on the key
 
 
 def test_the_error_of_a_reference_is_told_by_the_finest_point_of_its_kind() -> None:
