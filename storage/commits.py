@@ -149,7 +149,7 @@ class Ledger:
 
     def retract(self, chunk: int) -> None:
         """Remove a record, before its bytes; for repair alone."""
-        if self._digests.exists():  # first: what it says of this chunk may soon be wrong
+        if self._digests.is_file():  # first: what it says of this chunk may soon be wrong
             self._digests.unlink(missing_ok=True)
             sync_folder(self.folder)
         self._path(chunk).unlink(missing_ok=True)

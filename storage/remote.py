@@ -36,7 +36,7 @@ CLIENT = {"connect_timeout": "5s", "timeout": "60s"}
 PATIENCE = {"max_retries": 10, "retry_timeout": timedelta(seconds=60), "backoff": {"max_backoff": timedelta(seconds=5)}}
 HASTE = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}  # where a person waits for the first answer
 
-_AT_ONCE = 32  # requests; a store answers each after tens of milliseconds, however many there are
+AT_ONCE = 64  # requests; a store answers each after tens of milliseconds, however many there are
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _NAME = re.compile(r"[^#%\\\x00-\x1f]+")  # what stores and addresses spell alike
 _NO_CREDENTIALS = "no credentials"
@@ -303,7 +303,7 @@ def reason(error: BaseException) -> str:
     return next((ours for theirs, ours in _WORDS.items() if theirs in text), "no sensible answer")
 
 
-def at_once(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = _AT_ONCE) -> Iterator[Result]:
+def at_once(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = AT_ONCE) -> Iterator[Result]:
     """Give a function's results in order, many requests on their way at once, and few results waiting."""
     waiting = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="ask-store") as pool:

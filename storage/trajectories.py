@@ -30,7 +30,7 @@ from storage.commits import Commit, Ledger, Manifest
 from storage.errors import DamagedError, IncompleteError
 from storage.fingerprint import fingerprint
 from storage.paths import Location, ledger_path
-from storage.remote import RemotePath, at_once
+from storage.remote import AT_ONCE, PIECE_BYTES, RemotePath, at_once
 from storage.specs import CODECS, SCHEMA_VERSION, TrajectoryPlan
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -38,7 +38,7 @@ Labels = npt.NDArray[np.int64]
 
 _OF_CLASSES = frozenset({"class_shares", "unlabelled_share", "guidance"})  # fields of the plan
 _OF_SUBSETS = frozenset({"grid_times", "mantissa_bits"})  # fields that say nothing where they are empty
-_READ_AT_ONCE = 4  # chunks of an object store, each held in pieces
+_HELD_BYTES = 128 * 2**20  # of chunks of an object store that are digested at once, each in pieces
 NO_CHUNK = -2  # the label that a reader finds where a chunk is not there; -1 is a row without a class
 
 
@@ -264,10 +264,12 @@ class TrajectoryStore:
         return array.read(chunk)[:rows]
 
     def _each(self, look: Callable[[int], bool], chunks: Sequence[int], *, is_quick: bool) -> Iterable[bool]:
-        """Look at chunks one by one on a disk; on an object store at many at once, at few whose files are read."""
+        """Look at chunks one by one on a disk; on an object store at as many at once as the memory may hold."""
         if not isinstance(self.path, RemotePath):
             return map(look, chunks)
-        return at_once(look, chunks) if is_quick else at_once(look, chunks, workers=_READ_AT_ONCE)
+        held = row_bytes(self.plan.dim, times=len(self.plan.times), dtype=self.plan.dtype) * self.plan.chunk_rows
+        workers = AT_ONCE if is_quick else max(1, min(AT_ONCE, _HELD_BYTES // min(held, PIECE_BYTES)))
+        return at_once(look, chunks, workers=workers)
 
     def _is_sound(self, chunk: int, *, is_quick: bool) -> bool:
         try:

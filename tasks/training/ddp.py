@@ -247,6 +247,10 @@ class _Follower:
             self._tell()
 
     def _tell(self) -> None:
-        records = read_journal(self._place.journal)
+        try:
+            records = read_journal(self._place.journal)
+        except OSError as error:  # an object store that does not answer now may at the next look
+            logger.debug("no progress: %s", error)
+            return
         if records:
             self._progress(int(records[-1]["step"]), self._steps, f"steps, loss {records[-1]['loss']:.4f}")

@@ -10,6 +10,7 @@ from typing import Any
 from flows.config import load_config
 from flows.runs import open_run
 from flows.work import perform
+from storage.paths import Location
 from tasks.executor import SerialExecutor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +66,7 @@ def charflow_json(*words: str, root: Path, changes: tuple[str, ...] = ()) -> dic
     return found
 
 
-def integrate_here(root: Path, *, changes: tuple[str, ...]) -> dict[str, Any]:
+def integrate_here(root: Location, *, changes: tuple[str, ...]) -> dict[str, Any]:
     """Bring the gaussian preset's trajectories to their end in this process, and give what the step tells."""
     config = load_config("gaussian", changes=changes)
     run = open_run(config, root=root, name="", source="gaussian", until="integrate")

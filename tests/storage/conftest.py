@@ -55,10 +55,11 @@ def folder(proxy: "Proxy") -> RemotePath:
 
 
 @pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> RemotePath:
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
     """Give an empty folder of a store in memory: for what needs thousands of requests, and no server's own ways."""
     from obstore.store import MemoryStore
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = MemoryStore()
     monkeypatch.setattr(remote, "_opened", lambda bucket: store)
     return RemotePath("s3://memory", "runs")

@@ -137,25 +137,35 @@ def test_damage_on_the_store_is_never_read(
         read(DataStore(folder / "data.zarr"), Shard(13, 26))
 
 
-def test_a_death_before_any_request_of_ingest_leaves_none_or_the_whole(memory: RemotePath, tmp_path: Path) -> None:
-    reference = contents(ingest(memory / "reference" / "data.zarr").path)  # type: ignore[arg-type]
-    whole = []
+def test_a_death_before_any_request_of_ingest_leaves_none_or_a_whole_one(memory: RemotePath, tmp_path: Path) -> None:
+    """It replaces another dataset, of more shards, that lies there."""
+    new = ingest(memory / "reference" / "data.zarr")
+    reference = contents(memory / "reference" / "data.zarr")
+    values: dict[str, bytes] = {}
+    seen: set[str] = set()
 
     def act(k: int) -> Callable[[], object]:
         path = memory / str(k - 1) / "data.zarr"
         if k > 1:
+            drop_copies(tmp_path)
             try:
-                assert DataStore(path).read(Shard(0, ROWS)).shape == (ROWS, 3)
-                whole.append(k)
+                found = DataStore(path)
+                assert found.read(Shard(0, ROWS)).tobytes() == values[found.digest]
+                seen.add(found.digest)
             except IncompleteError:
-                ingest(path)
+                seen.add("")
+            ingest(path)
             assert contents(path) == reference
-        (memory / str(k) / "data.zarr" / "x" / "c" / "9").write(b"of another layout")
+        old = ingest(memory / str(k) / "data.zarr", shards=7, seventh=8.0)
+        for store in (old, new):
+            values.setdefault(store.digest, store.read(Shard(0, ROWS)).tobytes())
         return lambda: ingest(memory / str(k) / "data.zarr")
 
     assert deaths(act) > 12
-    assert whole
-    assert list((tmp_path / "cache" / "charflow").glob("new-*")) == []
+    assert seen == {"", *values}
+    made = list((tmp_path / "cache" / "charflow").iterdir())
+    assert made
+    assert not [path for path in made if path.name.startswith("new-")]
 
 
 def test_ingest_and_reading_survive_requests_that_fail_once(folder: RemotePath, proxy: Proxy, tmp_path: Path) -> None:
