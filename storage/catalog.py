@@ -71,8 +71,9 @@ class Catalog:
 
     def runs(self) -> list[RunRecord]:
         """Give every run, the newest first."""
-        found = [path for path in self.root.glob("*/run.json") if _NAME.fullmatch(path.parent.name)]
-        records = at_once(_read, found) if isinstance(self.root, RemotePath) else map(_read, found)
+        names = [path.parent.name for path in self.root.glob("*/run.json")]
+        found = [name for name in names if _NAME.fullmatch(name)]
+        records = at_once(self.get, found) if isinstance(self.root, RemotePath) else map(self.get, found)
         return sorted(records, key=lambda record: record.created, reverse=True)
 
     def get(self, run: str) -> RunRecord:

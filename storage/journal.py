@@ -16,8 +16,8 @@ _PUT_SHARE = 0.05  # of a training's time that goes into them, at most
 class Journal:
     """Append records to ``path``; records after ``step`` go first, since a resumed training writes them anew.
 
-    A record in a file is readable at once. Objects cannot be appended to: the whole is put every few seconds, and at
-    the end.
+    A record in a file is readable at once. Objects cannot be appended to: the whole is put every few seconds, when
+    flushed, and at the end.
     """
 
     def __init__(self, path: Location, *, step: int) -> None:
@@ -29,6 +29,10 @@ class Journal:
     def append(self, record: Mapping[str, float]) -> None:
         """Write one record, which has a ``step``."""
         self._file.write(json.dumps(dict(record)) + "\n")
+
+    def flush(self) -> None:
+        """Make every record readable; before a checkpoint, or a training that resumes at its end would have none."""
+        self._file.flush()
 
     def __enter__(self) -> "Journal":
         """Give the journal itself."""
@@ -47,21 +51,26 @@ class _Object:
     def __init__(self, path: RemotePath, content: bytes) -> None:
         self._path = path
         self._content = bytearray(content)
+        self._is_new = False  # what was added since it was put
         self._due = time.monotonic() + _PUT_SECONDS
 
     def write(self, text: str) -> None:
         self._content += text.encode()
+        self._is_new = True
         if time.monotonic() >= self._due:
-            self._put()
+            self.flush()
 
-    def close(self) -> None:
-        self._put()
-
-    def _put(self) -> None:
+    def flush(self) -> None:
+        if not self._is_new:
+            return
         began = time.monotonic()
         self._path.write(bytes(self._content))
         now = time.monotonic()
         self._due = now + max(_PUT_SECONDS, (now - began) / _PUT_SHARE)
+        self._is_new = False
+
+    def close(self) -> None:
+        self.flush()
 
 
 def read_journal(path: Location) -> list[dict[str, float]]:

@@ -36,6 +36,7 @@ CLIENT = {"connect_timeout": "5s", "timeout": "60s"}
 PATIENCE = {"max_retries": 10, "retry_timeout": timedelta(seconds=60), "backoff": {"max_backoff": timedelta(seconds=5)}}
 HASTE = {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}  # where a person waits for the first answer
 
+_PARTS_AT_ONCE = 2  # of an upload
 AT_ONCE = 64  # requests; a store answers each after tens of milliseconds, however many there are
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _NAME = re.compile(r"[^#%\\\x00-\x1f]+")  # what stores and addresses spell alike
@@ -313,9 +314,6 @@ def at_once(function: Callable[[Item], Result], items: Iterable[Item], *, worker
             for future in batch:
                 yield future.result()
             coming += [pool.submit(function, item) for item in islice(waiting, workers)]
-
-
-_PARTS_AT_ONCE = 2  # of an upload
 
 
 @lru_cache(maxsize=64)

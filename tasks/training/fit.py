@@ -102,6 +102,7 @@ def fit(
                 journal.append({**record, **placement.facts()})
 
             def checkpoint(reached: TrainingState) -> None:
+                journal.flush()
                 writer.save(to_checkpoint(reached))
 
         train(

@@ -2,10 +2,11 @@
 
 import http.client
 import logging
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,7 @@ from tests.storage.disk import Death
 
 BUCKET = "s3://bucket"
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIASENTINELSENTINEL", "AWS_SECRET_ACCESS_KEY": "sentinel/secret+key0123456789abcdef"}
-TIMEOUT_SECONDS = 1.0  # of the client in tests; a busy machine must not reach it
+TIMEOUT_SECONDS = 1.5  # of the client in tests; a busy machine must not reach it
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Proxy(ThreadingHTTPServer):
         self.log: list[str] = []
         self.script: Callable[[str], Fault] = lambda request: SOUND
         self.lock = Lock()
+        self.creating = Lock()
 
     @property
     def url(self) -> str:
@@ -84,7 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
             request = f"{self.command} {self.path}"
             self.server.log.append(request)
             fault = self.server.script(request)
-        answer = self._served(body) if fault.is_served else None
+        # moto looks whether an object is there and then puts it, which a real store does at once
+        with self.server.creating if self.headers.get("If-None-Match") else nullcontext():
+            answer = self._served(body) if fault.is_served else None
         time.sleep(fault.seconds)
         if fault.is_cut or fault.is_torn:
             self.close_connection = True
@@ -153,26 +157,28 @@ def environment(proxy: Proxy) -> dict[str, str]:
     return {"AWS_ENDPOINT_URL": proxy.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1", **SECRETS}
 
 
-def hasten(patch: pytest.MonkeyPatch) -> None:
+def hasten(patch: pytest.MonkeyPatch, *, timeout: float = TIMEOUT_SECONDS) -> None:
     """Let this process's client give up early."""
     backoff = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20)}
-    patch.setattr(remote, "CLIENT", {"connect_timeout": "1s", "timeout": f"{TIMEOUT_SECONDS * 1000:.0f}ms"})
+    patch.setattr(remote, "CLIENT", {"connect_timeout": "1s", "timeout": f"{timeout * 1000:.0f}ms"})
     patch.setattr(remote, "PATIENCE", {"max_retries": 2, "retry_timeout": timedelta(seconds=20), "backoff": backoff})
+    remote._opened.cache_clear()
 
 
 class Client:
-    """An obstore store whose requests are counted, and before one of which something happens."""
+    """An obstore store whose requests are counted; before one, or before it and all after, something happens."""
 
-    def __init__(self, store: Any, *, at: int, act: Callable[[], object]) -> None:
+    def __init__(self, store: Any, *, at: int, act: Callable[[], object], is_lasting: bool) -> None:
         self.requests = 0
-        self._store, self._at, self._act = store, at, act
+        self._store, self._act = store, act
+        self._when = range(at, sys.maxsize) if is_lasting else range(at, at + 1)
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._store, name)
 
         def request(*args: Any, **kwargs: Any) -> Any:
             self.requests += 1
-            if self.requests == self._at:
+            if self.requests in self._when:
                 self._act()
             return call(*args, **kwargs)
 
@@ -180,10 +186,10 @@ class Client:
 
 
 @contextmanager
-def interrupted(at: int, act: Callable[[], object]) -> Iterator[Client]:
+def interrupted(at: int, act: Callable[[], object], *, is_lasting: bool = False) -> Iterator[Client]:
     """Do something just before the ``at``-th request of the code inside; its own requests go uncounted."""
     open_ = remote._opened
-    client = Client(open_(BUCKET), at=at, act=lambda: _without(open_, act))
+    client = Client(open_(BUCKET), at=at, act=lambda: _without(open_, act), is_lasting=is_lasting)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(remote, "_opened", lambda bucket: client)
         yield client
@@ -203,7 +209,7 @@ def deaths(act: Callable[[int], Callable[[], object]]) -> int:
 
     for k in count(1):
         attempt = act(k)
-        with interrupted(k, die):
+        with interrupted(k, die, is_lasting=True):  # a dead process does not clean up
             try:
                 attempt()
             except Death:

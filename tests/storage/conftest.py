@@ -42,7 +42,6 @@ def proxy(server: "Proxy", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     hasten(monkeypatch)
-    remote._opened.cache_clear()
     return server
 
 

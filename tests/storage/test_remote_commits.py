@@ -30,6 +30,7 @@ from tests.storage.bucket import (
     deaths,
     environment,
     faults,
+    hasten,
     interrupted,
     once_each,
     slow,
@@ -137,8 +138,8 @@ def test_a_death_before_any_request_of_a_write_leaves_nothing_that_a_second_atte
     assert deaths(act) == 4
 
 
-def test_a_second_attempt_before_any_request_of_the_first_commits_one_chunk(folder: RemotePath) -> None:
-    k, requests = 0, 0
+def test_a_second_attempt_before_any_request_of_the_first_commits_one_chunk(memory: RemotePath) -> None:
+    folder, k, requests = memory, 0, 0
     while k <= requests:
         k += 1
         store = TrajectoryStore.create(folder / str(k) / "trajectories.zarr", CONDITIONAL, rows=4)
@@ -152,14 +153,15 @@ def test_a_second_attempt_before_any_request_of_the_first_commits_one_chunk(fold
 
 def test_many_writers_at_once_all_succeed(folder: RemotePath) -> None:
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda rows: build(folder, rows=rows), (10, 12, 11, 12)))
+        made = list(pool.map(lambda rows: build(folder, rows=rows), (6, 8, 7, 8)))
     store = made[0]
-    assert store.verify(rows=12).bad == store.verify(rows=12).missing == ()
-    assert np.array_equal(store.read_rows(0, 10), np.concatenate([values(PLAN, k) for k in range(3)])[:10])
+    assert store.verify(rows=8).bad == store.verify(rows=8).missing == ()
+    assert np.array_equal(store.read_rows(0, 6), np.concatenate([values(PLAN, k) for k in range(2)])[:6])
     assert store.read_labels(1).tolist() == labels(CONDITIONAL, 1).tolist()
 
 
-def test_of_many_creators_exactly_one_wins(folder: RemotePath) -> None:
+def test_of_many_creators_exactly_one_wins(folder: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch, timeout=30)  # one whose answer is late asks again, and hears that the object is there
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda k: (folder / "file").create(b"%d" % k), range(8)))
     assert won.count(True) == 1
@@ -179,9 +181,9 @@ def test_other_values_and_other_plans_are_refused_and_touch_nothing(folder: Remo
 @pytest.mark.parametrize("fault", [FAILED, BUSY, CUT, LOST, LOST_IN_500], ids=["500", "503", "cut", "lost", "lost-500"])
 def test_a_store_is_made_though_every_request_fails_once(fault: Fault, folder: RemotePath, proxy: Proxy) -> None:
     proxy.script = once_each(fault)
-    store = build(folder)
+    store = build(folder, plan=PLAN)
     proxy.script = faults()
-    assert contents(place(store)) == contents(place(build(folder / "sound")))
+    assert np.array_equal(store.read_chunk(0), values(PLAN, 0))
     assert store.verify(rows=4).bad == store.verify(rows=4).missing == ()
 
 
@@ -216,22 +218,22 @@ def test_a_store_that_stays_away_is_a_world_s_error_and_the_same_command_goes_on
 
 
 def test_what_is_damaged_or_gone_is_found_and_mended_to_the_same_bytes(folder: RemotePath) -> None:
-    store = build(folder, rows=20)
+    store = build(folder, rows=16)
     before = contents(place(store))
     spoil(x_file(store, 0))
     (place(store) / "label/c/1").unlink()
     (folder / "trajectories.ledger/commits/00000002.json").unlink()
     (folder / "trajectories.ledger/commits/00000003.json").write(b"{")
-    found = store.verify(rows=20)
-    assert (found.chunks, found.bad, found.missing) == (5, (0, 1, 3), (2,))
-    assert store.verify(rows=20, is_quick=True).bad == (1, 3)
+    found = store.verify(rows=16)
+    assert (found.chunks, found.bad, found.missing) == (4, (0, 1, 3), (2,))
+    assert store.verify(rows=16, is_quick=True).bad == (1, 3)
     with pytest.raises(DamagedError, match=r"chunk 0 .* is damaged"):
         store.read_chunk(0)
     with pytest.raises(DamagedError, match=r"chunk 1 .* has lost its bytes"):
         store.read_labels(1)
     for chunk in found.bad:
         store.retract(chunk)
-    assert contents(place(build(folder, rows=20))) == before
+    assert contents(place(build(folder, rows=16))) == before
 
 
 def test_growth_keeps_every_chunk(folder: RemotePath, proxy: Proxy) -> None:
