@@ -60,6 +60,8 @@ class Proxy(ThreadingHTTPServer):
         self.behind = port
         self.log: list[str] = []
         self.script: Callable[[str], Fault] = lambda request: SOUND
+        self.under_way = 0  # requests
+        self.most_at_once = 0  # requests that were on their way together
         self.lock = Lock()
         self.creating = Lock()
 
@@ -85,7 +87,16 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             request = f"{self.command} {self.path}"
             self.server.log.append(request)
+            self.server.under_way += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.under_way)
             fault = self.server.script(request)
+        try:
+            self._meet(fault, body)
+        finally:
+            with self.server.lock:
+                self.server.under_way -= 1
+
+    def _meet(self, fault: Fault, body: bytes) -> None:
         # moto looks whether an object is there and then puts it, which a real store does at once
         with self.server.creating if self.headers.get("If-None-Match") else nullcontext():
             answer = self._served(body) if fault.is_served else None

@@ -22,7 +22,20 @@ from storage.paths import RunPaths, follow, ledger_path, relative, root_location
 from storage.remote import RemoteDeniedError, RemoteError, RemotePath, remote_path
 from storage.sources import open_address, source_digest
 from storage.specs import SourceSpec
-from tests.storage.bucket import CUT, FAILED, SECRETS, TIMEOUT_SECONDS, Fault, Proxy, contents, faults, slow, spoil
+from tests.storage.bucket import (
+    CUT,
+    FAILED,
+    LOST_IN_500,
+    SECRETS,
+    SOUND,
+    TIMEOUT_SECONDS,
+    Fault,
+    Proxy,
+    contents,
+    faults,
+    slow,
+    spoil,
+)
 
 PLACE = RemotePath("s3://bucket", "a/b.zarr")
 
@@ -239,7 +252,8 @@ def test_runs_are_claimed_listed_and_updated(folder: RemotePath) -> None:
 
 
 def test_a_record_whose_answer_was_lost_is_still_ours(folder: RemotePath, proxy: Proxy) -> None:
-    proxy.script = faults(Fault(is_served=True), Fault(is_served=True, status=500))
+    script = faults(LOST_IN_500)
+    proxy.script = lambda request: script(request) if request.startswith("PUT") else SOUND
     record = Catalog(folder).claim("a", identity="1" * 32, config="moons", is_explicit=True)
     assert Catalog(folder).runs() == [record]
     assert [line.split("/")[0] for line in proxy.log].count("PUT ") == 2
