@@ -21,7 +21,7 @@ from tasks.fit_velocity import load_velocity
 from tasks.measures import root_mean_square
 from tasks.specs import Progress
 from tasks.transport.noise import TRAJECTORIES, standard_normal
-from tasks.transport.solver import EVALUATIONS_PER_STEP
+from tasks.transport.solver import EVALUATIONS_PER_STEP, ORDERS
 from tasks.transport.targets import OracleField
 
 STEPS_KEY = "trajectories.steps"
@@ -215,7 +215,7 @@ def theoretical_order(quantity: str, against: str, *, solver: str, size: int) ->
     """
     match quantity, against:
         case ("error", "evaluations") | ("budget.euler", "trajectories.steps"):
-            return 2.0 if solver == "heun" else 1.0
+            return float(ORDERS[solver])
         case (("w2" | "velocity_error" | "budget.velocity"), "dataset.count"):
             return 1 / (size + 3)
         case "budget.fit", "trajectories.count":
