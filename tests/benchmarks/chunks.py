@@ -31,6 +31,7 @@ DIM, STEPS = 64, 32
 SMALL, LARGE = 64, 1024  # rows of a chunk
 FEW, MANY, NAIVE, BIG = 100, 10_000, 300, 8  # numbers of chunks
 WORKERS = 2
+_WORKERS = ("ray::IDLE", "ray::simulate_chunk")  # what Ray calls the processes
 
 
 def publish(folder: Path) -> None:
@@ -60,7 +61,7 @@ def session(request: IntegrateRequest, answer: Connection) -> None:
         began = time.perf_counter()
         integrate(request, executor=executor, progress=lambda *_: None)
         seconds = time.perf_counter() - began
-        workers = [peak(pid) for pid in descendants(os.getpid()) if "simulate_chunk" in command(pid)]
+        workers = [peak(pid) for pid in descendants(os.getpid()) if command(pid).startswith(_WORKERS)]
         answer.send((seconds, max(workers), peak(os.getpid())))
 
 
