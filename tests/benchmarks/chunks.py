@@ -1,9 +1,10 @@
-"""What a chunk costs beside its solution: chunks a second where solving costs nothing, and memory over many chunks.
+"""What a chunk costs beside its solution: chunks a second where solving costs little, and memory over many chunks.
 
-Chunks of 64 rows of a Gaussian in 64 dimensions by its exact velocity. charflow simulates 10,000 of them; the naive way
-is one Prefect task a chunk through ``RayTaskRunner``, on workers that are warm, doing the same work (left out where
-``prefect-ray`` is not installed). Memory is the peak of the largest worker and of the driver in a session of its own,
-in MiB: after 100 small chunks, after 10,000, and after eight of 8 MiB.
+Small chunks are 64 rows of a Gaussian in the plane, four steps of its exact velocity. charflow simulates 10,000 of
+them; the naive way is one Prefect task a chunk through ``RayTaskRunner``, on workers that are warm, doing the same work
+(left out where ``prefect-ray`` is not installed). Memory is the peak of the largest worker and of the driver in a
+session of its own, in MiB: after 100 small chunks, after 10,000, and after eight of 8 MiB (1,024 rows in 64 dimensions,
+32 steps).
 
     charflow bench chunks
 """
@@ -16,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,28 +29,35 @@ from tasks.reaper import descendants
 from tasks.specs import ComputeSpec, InterpolantSpec, TrajectoriesSpec
 from tests.local import on_disk
 
-DIM, STEPS = 64, 32
-SMALL, LARGE = 64, 1024  # rows of a chunk
 FEW, MANY, NAIVE, BIG = 100, 10_000, 300, 8  # numbers of chunks
 WORKERS = 2
 _WORKERS = ("ray::IDLE", "ray::simulate_chunk")  # what Ray calls the processes
 
 
-def publish(folder: Path) -> None:
-    """Publish a velocity that costs nothing, so that what is left is the cost of a chunk."""
-    target = {"kind": "gaussian", "mean": [0.0] * DIM, "std": [2.0] * DIM, "components": 8}
-    rest = {"interpolant": "linear", "mean": [0.0] * DIM, "scale": [1.0] * DIM, "key": "bench"}
-    publish_model(folder / "velocity", spec={"kind": "oracle", "target": target, **rest})
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Of a chunk."""
+
+    rows: int
+    dim: int
+    steps: int
 
 
-def request_of(folder: Path, *, name: str, chunks: int, chunk_rows: int) -> IntegrateRequest:
+SMALL, LARGE = Size(rows=64, dim=2, steps=4), Size(rows=1024, dim=64, steps=32)
+
+
+def request_of(folder: Path, *, name: str, chunks: int, size: Size) -> IntegrateRequest:
+    """Give the request of a simulation by a velocity that costs little, which is published here."""
+    target = {"kind": "gaussian", "mean": [0.0] * size.dim, "std": [2.0] * size.dim, "components": 8}
+    rest = {"interpolant": "linear", "mean": [0.0] * size.dim, "scale": [1.0] * size.dim, "key": "bench"}
+    publish_model(folder / name / "velocity", spec={"kind": "oracle", "target": target, **rest})
     return IntegrateRequest(
-        trajectories=TrajectoriesSpec(count=chunks * chunk_rows, chunk_rows=chunk_rows, steps=STEPS),
+        trajectories=TrajectoriesSpec(count=chunks * size.rows, chunk_rows=size.rows, steps=size.steps),
         interpolant=InterpolantSpec(),
         seed=0,
-        dim=(DIM,),
+        dim=(size.dim,),
         data=folder / "data.zarr",
-        velocity=folder / "velocity",
+        velocity=folder / name / "velocity",
         store=folder / name / "trajectories.zarr",
     )
 
@@ -56,7 +65,7 @@ def request_of(folder: Path, *, name: str, chunks: int, chunk_rows: int) -> Inte
 def session(request: IntegrateRequest, answer: Connection) -> None:
     """Simulate in a session of its own, and tell the seconds and the peaks of worker and driver, MiB."""
     with ray_session(ComputeSpec(cpus=WORKERS)) as executor:
-        warm = request_of(on_disk(request.velocity).parent, name=f"warm-{os.getpid()}", chunks=4, chunk_rows=SMALL)
+        warm = request_of(on_disk(request.velocity).parent, name="warm", chunks=4, size=SMALL)
         integrate(warm, executor=executor, progress=lambda *_: None)
         began = time.perf_counter()
         integrate(request, executor=executor, progress=lambda *_: None)
@@ -118,18 +127,20 @@ def naive_seconds(folder: Path, request: IntegrateRequest) -> float:
 def measure() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        publish(folder)
         seconds, memory = {}, {}
-        sizes = {f"{FEW} small": (FEW, SMALL), f"{MANY} small": (MANY, SMALL), f"{BIG} large": (BIG, LARGE)}
-        for name, (chunks, rows) in sizes.items():
-            seconds[name], worker, driver = apart(request_of(folder, name=name, chunks=chunks, chunk_rows=rows))
+        cases = {f"{FEW} small": (FEW, SMALL), f"{MANY} small": (MANY, SMALL), f"{BIG} large": (BIG, LARGE)}
+        for name, (chunks, size) in cases.items():
+            seconds[name], worker, driver = apart(request_of(folder, name=name, chunks=chunks, size=size))
             memory[name] = {"worker": round(worker), "driver": round(driver)}
             sys.stderr.write(f"{name}: {seconds[name]:.1f} s, {memory[name]} MiB\n")
         results = {"charflow": MANY / seconds[f"{MANY} small"]}
         if importlib.util.find_spec("prefect_ray"):
-            request = request_of(folder, name="naive", chunks=NAIVE, chunk_rows=SMALL)
+            request = request_of(folder, name="naive", chunks=NAIVE, size=SMALL)
             results["prefect_task_a_chunk"] = 1 / naive_seconds(folder, request)
-    detail: dict[str, object] = {"memory_mib": memory, "large_chunk_mib": LARGE * (STEPS + 1) * DIM * 4 / 2**20}
+    detail: dict[str, object] = {
+        "memory_mib": memory,
+        "large_chunk_mib": LARGE.rows * (LARGE.steps + 1) * LARGE.dim * 4 / 2**20,
+    }
     if len(results) > 1:
         detail["times_prefect_task_a_chunk"] = round(results["charflow"] / results["prefect_task_a_chunk"], 1)
     rounded = {name: round(value, 1) for name, value in results.items()}
