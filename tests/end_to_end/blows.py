@@ -3,7 +3,7 @@
     python -m tests.end_to_end.blows ADDRESS REQUEST
 
 REQUEST is a pickled ``IntegrateRequest``. Before a worker solves a chunk it appends a line to a log beside the store:
-chunk, process id, and whether the chunk had a record already, which it must not.
+chunk, process id, and whether there was no need to: the chunk had a record, or someone who lives had begun it.
 """
 
 import os
@@ -34,13 +34,21 @@ class Solution:
 
     chunk: int
     pid: int
-    was_committed: bool
+    is_needless: bool
 
 
 def read_log(store: Location) -> list[Solution]:
     log = _log(store)
     lines = log.read_text().splitlines() if log.exists() else []
-    return [Solution(int(chunk), int(pid), known == "True") for chunk, pid, known in map(str.split, lines)]
+    return [Solution(int(chunk), int(pid), needless == "True") for chunk, pid, needless in map(str.split, lines)]
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there, and not only its exit code for whoever asks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _log(store: Location) -> Path:
@@ -51,9 +59,10 @@ def simulate_on_record(task: ChunkTask) -> Receipt:
     """Do what ``simulate_chunk`` does, the disk slow, each solution on record."""
 
     def solve(plan: Any, chunk: int, *, field: VelocityField) -> Floats:
-        known = TrajectoryStore.open(task.store).ledger.is_committed(chunk)
+        others = [found.pid for found in read_log(task.store) if found.chunk == chunk]
+        is_needless = TrajectoryStore.open(task.store).ledger.is_committed(chunk) or any(map(alive, others))
         with _log(task.store).open("a") as file:
-            file.write(f"{chunk} {os.getpid()} {known}\n")
+            file.write(f"{chunk} {os.getpid()} {is_needless}\n")
         return _solve_chunk(plan, chunk, field=field)
 
     def sync(descriptor: int) -> None:

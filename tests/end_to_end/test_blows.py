@@ -25,9 +25,9 @@ from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.specs import TrajectoriesSpec
-from tests.end_to_end.blows import read_log
+from tests.end_to_end.blows import alive, read_log
 from tests.end_to_end.command import ROOT
-from tests.end_to_end.test_interruption import alive, chunk_files, engines_of, wait_until
+from tests.end_to_end.test_interruption import chunk_files, engines_of, wait_until
 from tests.local import on_disk
 from tests.tasks.test_integrate import request_of
 
@@ -40,7 +40,6 @@ _NODE: dict[str, Any] = {
     "include_dashboard": False,
     "object_store_memory": 80 * 2**20,
 }
-_SOON_MISSED = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 6}
 SPEC = TrajectoriesSpec(count=64 * CHUNKS, steps=8, chunk_rows=64)
 
 
@@ -50,8 +49,7 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "_system_config": _SOON_MISSED, **_NODE}
-        self._cluster: Any = Cluster(head_node_args=head, initialize_head=True)
+        self._cluster: Any = Cluster(head_node_args={"num_cpus": 0, **_NODE}, initialize_head=True)
         self._nodes = [self._cluster.add_node(num_cpus=1, **_NODE) for _ in range(3)]
 
     @property
@@ -116,7 +114,7 @@ def test_blows_at_random_lose_just_what_the_ledger_says(nodes: Nodes, tmp_path: 
     assert out == f"{CHUNKS - battle.kept}\n"  # and not a word of Ray's
     assert "(raylet)" in err
     solutions = read_log(request.store)
-    assert not any(solution.was_committed for solution in solutions)
+    assert not any(solution.is_needless for solution in solutions)
     assert len(solutions) == CHUNKS + battle.lost
     assert chunk_files(on_disk(request.store)) == chunk_files(on_disk(whole.store))
     assert TrajectoryStore.open(request.store).verify(rows=SPEC.count).bad == ()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.blows import alive
 from tests.end_to_end.command import TINY, charflow, charflow_json, integrate_here, start
 
 pytestmark = pytest.mark.slow
@@ -45,13 +46,6 @@ def engines_of(driver: int) -> list[int]:
         frontier = [pid for pid, parent in parents.items() if parent in frontier]
         found += frontier
     return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
