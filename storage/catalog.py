@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage.atomic import create_exclusive, write_atomic
-from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError, VersionError
-from storage.paths import Location, RunPaths
-from storage.remote import RemotePath, at_once
+from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError
+from storage.paths import Location, RunPaths, each
+from storage.records import pretty, require_known_version
+from storage.remote import RemotePath
 from storage.specs import SCHEMA_VERSION
 
 STATUSES = ("new", "running", "partial", "finished", "failed", "interrupted")  # partial: done as far as was asked
@@ -73,7 +74,7 @@ class Catalog:
         """Give every run, the newest first."""
         names = [path.parent.name for path in self.root.glob("*/run.json")]
         found = [name for name in names if _NAME.fullmatch(name)]
-        records = at_once(self.get, found) if isinstance(self.root, RemotePath) else map(self.get, found)
+        records = each(self.get, found, place=self.root)
         return sorted(records, key=lambda record: record.created, reverse=True)
 
     def get(self, run: str) -> RunRecord:
@@ -151,7 +152,7 @@ class Catalog:
     def update(self, record: RunRecord, **changes: Any) -> RunRecord:
         """Publish a changed record and give it."""
         changed = replace(record, updated=_now(), **changes)
-        write_atomic(self.paths(record.name).record, _dump(changed))
+        write_atomic(self.paths(record.name).record, pretty(asdict(changed)))
         return changed
 
     def finish_stage(self, record: RunRecord, step: str, stage: StageRecord) -> RunRecord:
@@ -174,7 +175,7 @@ class Catalog:
             name=name, identity=identity, config=config, source_digest=source_digest, created=now, updated=now
         )
         try:
-            is_ours = create_exclusive(paths.record, _dump(record))
+            is_ours = create_exclusive(paths.record, pretty(asdict(record)))
         except OSError as error:
             raise InputError(
                 f"root {str(self.root)!r} must be a folder that can be written: {error.strerror or error}"
@@ -210,17 +211,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _dump(record: RunRecord) -> bytes:
-    return (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
-
-
 def _read(path: Location) -> RunRecord:
     try:
         content = json.loads(path.read_bytes())
-        if content["version"] > SCHEMA_VERSION:
-            raise VersionError(
-                f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
-            )
+        require_known_version(path, content["version"])
         steps = {step: StageRecord(**stage) for step, stage in content.pop("steps").items()}
         return RunRecord(steps=steps, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

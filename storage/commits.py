@@ -14,10 +14,11 @@ from typing import Any
 
 from storage.atomic import create_exclusive, sweep, sync_folder, write_atomic
 from storage.checksum import digest
-from storage.errors import CommitConflictError, DamagedError, IncompleteError, PlanConflictError, VersionError
+from storage.errors import CommitConflictError, DamagedError, IncompleteError, PlanConflictError
 from storage.fingerprint import canonical, fingerprint
-from storage.paths import Location
-from storage.remote import RemotePath, at_once
+from storage.paths import Location, each
+from storage.records import pretty, require_known_version
+from storage.remote import RemotePath
 from storage.specs import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,11 @@ class Commit:
     seconds: float  # simulation and writing, wall time
     host: str
     arithmetic: str = ""  # what that host makes of the velocity to the last bit; of older records unknown
+
+    @property
+    def rows(self) -> int:
+        """Number of trajectories."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class Ledger:
         """
         content = {"version": SCHEMA_VERSION, **plan}
         path = self.folder / "plan.json"
-        if not create_exclusive(path, _pretty(content)):
+        if not create_exclusive(path, pretty(content)):
             found = _read(path)
             differing = sorted(key for key in content | found if _json(content.get(key)) != _json(found.get(key)))
             if differing:
@@ -94,7 +100,7 @@ class Ledger:
             CommitConflictError: an earlier attempt recorded other bytes.
         """
         path = self._path(commit.chunk)
-        if create_exclusive(path, _pretty(asdict(commit))):
+        if create_exclusive(path, pretty(asdict(commit))):
             return True
         found = self.read(commit.chunk)
         if (found.files, found.plan) != (commit.files, commit.plan):
@@ -128,7 +134,7 @@ class Ledger:
             IncompleteError: a chunk is not committed.
             DamagedError: a record cannot be read.
         """
-        return at_once(self.read, chunks) if isinstance(self.folder, RemotePath) else map(self.read, chunks)
+        return each(self.read, chunks, place=self.folder)
 
     def is_committed(self, chunk: int) -> bool:
         """Tell whether a chunk has a record."""
@@ -176,7 +182,7 @@ class Ledger:
         if manifest == before and known:
             return manifest
         write_atomic(self._digests, content)
-        write_atomic(self.folder / "manifest.json", _pretty(asdict(manifest)))
+        write_atomic(self.folder / "manifest.json", pretty(asdict(manifest)))
         return manifest
 
     def manifest(self) -> Manifest | None:
@@ -240,14 +246,9 @@ def _read(path: Location | str) -> dict[str, Any]:
     version = content.get("version", SCHEMA_VERSION)  # the plan has one; records and manifest follow the plan's
     if not isinstance(version, int):
         raise DamagedError(f"{path} has format {version!r}, which is no number; restore it, or delete the run")
-    if version > SCHEMA_VERSION:
-        raise VersionError(f"{path} has format {version}, this charflow reads up to {SCHEMA_VERSION}; upgrade")
+    require_known_version(path, version)
     return content
 
 
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _pretty(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()

@@ -22,9 +22,10 @@ from storage.atomic import sync_folder, sync_tree
 from storage.cache import NodeFiles, publish, scratch
 from storage.checksum import DIGEST_BYTES
 from storage.chunks import ChunkGrid, Shard, default_chunk_rows, even_shards
-from storage.errors import DamagedError, IncompleteError, InputError, VersionError
+from storage.errors import DamagedError, IncompleteError, InputError
 from storage.fingerprint import fingerprint
 from storage.paths import Location
+from storage.records import require_known_version
 from storage.remote import RemotePath
 from storage.shards import map_shard, write_shard
 from storage.specs import SCHEMA_VERSION
@@ -306,10 +307,7 @@ class DataStore:
         attributes: dict[str, Any] = dict(group.attrs)
         if "digest" not in attributes:
             raise IncompleteError(f"{path} is half ingested; run the ingest step again")
-        if attributes["version"] > SCHEMA_VERSION:
-            raise VersionError(
-                f"{path} has format {attributes['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
-            )
+        require_known_version(path, attributes["version"])
         self.path = path
         self.digest = str(attributes["digest"])
         self.source = attributes["source"]

@@ -1,7 +1,6 @@
 """Arrays and documents that leave charflow: samples by the suffix of their file, and a report's folder."""
 
 import io
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from zarr.codecs import Crc32cCodec
 from storage.atomic import write_atomic
 from storage.errors import InputError
 from storage.paths import Location
+from storage.records import pretty
 from storage.trajectories import NO_CHUNK, Floats, Labels
 
 _MARK: dict[str, Any] = {"charflow": "samples"}  # attributes of a group that later samples may replace
@@ -68,7 +68,7 @@ def write_report(folder: Location, *, page: str, pictures: Mapping[str, bytes], 
     """Write a report's pictures and metrics, then its page, and give the page's path."""
     for name, content in pictures.items():
         write_atomic(folder / f"{name}.png", content)
-    write_atomic(folder / "metrics.json", (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(folder / "metrics.json", pretty(metrics))
     write_atomic(folder / "index.html", page.encode())
     return folder / "index.html"
 

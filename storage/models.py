@@ -11,9 +11,10 @@ from typing import Any
 
 from storage.atomic import sync_folder, write_atomic
 from storage.checksum import digest
-from storage.errors import DamagedError, IncompleteError, VersionError
+from storage.errors import DamagedError, IncompleteError
 from storage.fingerprint import canonical
 from storage.paths import Location
+from storage.records import pretty, require_known_version
 from storage.specs import SCHEMA_VERSION
 
 
@@ -37,7 +38,7 @@ def publish_model(folder: Location, *, spec: Mapping[str, Any], weights: bytes =
     if weights:
         _retract(folder / name)
         write_atomic(folder / "model.safetensors", weights)
-    write_atomic(folder / name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_atomic(folder / name, pretty(content))
     return digest(canonical(content))
 
 
@@ -72,8 +73,7 @@ def read_model(folder: Location) -> StoredModel:
         version, promised = int(content["version"]), str(content["weights"])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is no specification; delete {folder} and run again") from error
-    if version > SCHEMA_VERSION:
-        raise VersionError(f"{path} has format {version}, this charflow reads up to {SCHEMA_VERSION}; upgrade")
+    require_known_version(path, version)
     file = folder / "model.safetensors"
     weights = file.read_bytes() if promised != digest(b"") and file.is_file() else b""
     if digest(weights) != promised:

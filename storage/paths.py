@@ -2,10 +2,15 @@
 
 import os
 import posixpath
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from storage.remote import RemotePath, is_address, remote_path
+from storage.remote import AT_ONCE, RemotePath, at_once, is_address, remote_path
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Location = Path | RemotePath  # of a file or folder of a run
 
@@ -21,6 +26,13 @@ def root_location(root: str) -> Location:
     place = remote_path(root)
     place.require_reachable()
     return place
+
+
+def each(
+    function: Callable[[Item], Result], items: Iterable[Item], *, place: Location, workers: int = AT_ONCE
+) -> Iterator[Result]:
+    """Give results in order: one by one where the files are on a disk, from an object store many at once."""
+    return at_once(function, items, workers=workers) if isinstance(place, RemotePath) else map(function, items)
 
 
 def relative(place: Location, *, start: Location) -> str:

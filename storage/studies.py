@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from storage.atomic import create_exclusive, write_atomic
-from storage.errors import DamagedError, InputError, VersionError
+from storage.errors import DamagedError, InputError
 from storage.paths import Location, RunPaths
+from storage.records import pretty, require_known_version
 from storage.specs import SCHEMA_VERSION
 
 
@@ -36,7 +37,7 @@ def claim_study(root: Location, record: StudyRecord) -> StudyRecord:
     """
     path = RunPaths(root, record.name).study
     try:
-        is_ours = create_exclusive(path, _dump(record))
+        is_ours = create_exclusive(path, pretty(asdict(record)))
     except OSError as error:
         raise InputError(
             f"root {str(root)!r} must be a folder that can be written: {error.strerror or error}"
@@ -57,21 +58,14 @@ def find_study(root: Location, name: str) -> StudyRecord | None:
 def finish_study(root: Location, record: StudyRecord, *, key: str, result: Mapping[str, Any]) -> StudyRecord:
     """Publish what came of a study, and give its record."""
     finished = replace(record, key=key, result=result)
-    write_atomic(RunPaths(root, record.name).study, _dump(finished))
+    write_atomic(RunPaths(root, record.name).study, pretty(asdict(finished)))
     return finished
-
-
-def _dump(record: StudyRecord) -> bytes:
-    return (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
 
 
 def _read(path: Location) -> StudyRecord:
     try:
         content = json.loads(path.read_bytes())
-        if content["version"] > SCHEMA_VERSION:
-            raise VersionError(
-                f"{path} has format {content['version']}, this charflow reads up to {SCHEMA_VERSION}; upgrade"
-            )
+        require_known_version(path, content["version"])
         return StudyRecord(**content)
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is no study's record; delete it, and run the study again") from error

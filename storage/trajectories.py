@@ -29,8 +29,8 @@ from storage.chunks import ChunkGrid, Shard
 from storage.commits import Commit, Ledger, Manifest
 from storage.errors import DamagedError, IncompleteError
 from storage.fingerprint import fingerprint
-from storage.paths import Location, ledger_path
-from storage.remote import AT_ONCE, PIECE_BYTES, RemotePath, at_once
+from storage.paths import Location, each, ledger_path
+from storage.remote import AT_ONCE, PIECE_BYTES
 from storage.specs import CODECS, SCHEMA_VERSION, TrajectoryPlan
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -265,11 +265,9 @@ class TrajectoryStore:
 
     def _each(self, look: Callable[[int], bool], chunks: Sequence[int], *, is_quick: bool) -> Iterable[bool]:
         """Look at chunks one by one on a disk; on an object store at as many at once as the memory may hold."""
-        if not isinstance(self.path, RemotePath):
-            return map(look, chunks)
         held = row_bytes(self.plan.dim, times=len(self.plan.times), dtype=self.plan.dtype) * self.plan.chunk_rows
         workers = AT_ONCE if is_quick else max(1, min(AT_ONCE, _HELD_BYTES // min(held, PIECE_BYTES)))
-        return at_once(look, chunks, workers=workers)
+        return each(look, chunks, place=self.path, workers=workers)
 
     def _is_sound(self, chunk: int, *, is_quick: bool) -> bool:
         try:
