@@ -65,25 +65,13 @@ class ChunkTask:
     chunk: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What a worker tells about a committed chunk."""
-
-    chunk: int
-    rows: int
-    bytes: int
-    seconds: float
-    host: str
-    arithmetic: str
-
-
 @dataclass(kw_only=True)
 class Made:
     """What the receipts so far add up to."""
 
     rows: int = 0
     bytes: int = 0
-    slowest: Receipt | None = None
+    slowest: Commit | None = None
     again: set[int] = field(default_factory=set)  # chunks that were given to a worker more than once
 
 
@@ -220,7 +208,7 @@ def simulate(
     velocity: Location,
     executor: Executor,
     again: Callable[[int], None] = lambda _: None,
-) -> Iterator[Receipt]:
+) -> Iterator[Commit]:
     """Simulate and commit the given chunks; ``again`` hears of those that were given to a second worker.
 
     Raises:
@@ -233,7 +221,7 @@ def simulate(
 
 def simulate_spread(
     store: TrajectoryStore, chunks: Sequence[int], *, velocity: Location, executor: Executor
-) -> Iterator[Receipt]:
+) -> Iterator[Commit]:
     """Simulate chunks here, one after another, each velocity summed over all shards by the executor's workers.
 
     For data that are larger than a worker's memory; the bytes are the same.
@@ -244,7 +232,7 @@ def simulate_spread(
     return (_commit(store, chunk, field, began=time.monotonic(), arithmetic=arithmetic) for chunk in chunks)
 
 
-def _follow(receipts: Iterable[Receipt], made: Made, *, rows: int, known: Commit | None, progress: Progress) -> None:
+def _follow(receipts: Iterable[Commit], made: Made, *, rows: int, known: Commit | None, progress: Progress) -> None:
     """Tell how far the work is as its receipts come in, and add them up; ``known`` is of a chunk made before."""
     hosts = {known.arithmetic: known.host} if known and known.arithmetic else {}
     for receipt in receipts:
@@ -278,34 +266,23 @@ def _words(facts: ChunkFacts) -> str:
     return f"trajectories, {facts.bytes / 1e6:,.0f} MB, {slowest}{again}{more}"
 
 
-def simulate_chunk(task: ChunkTask) -> Receipt:
+def simulate_chunk(task: ChunkTask) -> Commit:
     """Simulate one chunk and commit it, unless that is done already; safe to run twice."""
     began = time.monotonic()
     torch.set_num_threads(1)
     store = TrajectoryStore.open(task.store)
     if store.ledger.is_committed(task.chunk):  # by an attempt that was lost between its record and its answer
-        return _receipt(store.ledger.read(task.chunk))
+        return store.ledger.read(task.chunk)
     field = planned_velocity(task.velocity, store.plan)
     return _commit(store, task.chunk, field, began=began, arithmetic=_arithmetic(store.plan, task.velocity))
 
 
-def _commit(store: TrajectoryStore, chunk: int, field: VelocityField, *, began: float, arithmetic: str) -> Receipt:
+def _commit(store: TrajectoryStore, chunk: int, field: VelocityField, *, began: float, arithmetic: str) -> Commit:
     x = solve_chunk(store.plan, chunk, field=field)
     start = chunk * store.plan.chunk_rows
     label = row_labels(store.plan, start, start + store.plan.chunk_rows)
     labels = None if label is None else label.numpy()
-    return _receipt(store.write_chunk(chunk, x, label=labels, started=began, arithmetic=arithmetic))
-
-
-def _receipt(commit: Commit) -> Receipt:
-    return Receipt(
-        chunk=commit.chunk,
-        rows=commit.stop - commit.start,
-        bytes=commit.bytes,
-        seconds=commit.seconds,
-        host=commit.host,
-        arithmetic=commit.arithmetic,
-    )
+    return store.write_chunk(chunk, x, label=labels, started=began, arithmetic=arithmetic)
 
 
 def row_labels(plan: TrajectoryPlan, start: int, stop: int) -> Tensor | None:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import tasks.integrate
+from storage.commits import Commit
 from storage.paths import Location
 from storage.trajectories import Floats, TrajectoryStore
 from tasks.executor import ray_session
-from tasks.integrate import ChunkTask, Receipt
+from tasks.integrate import ChunkTask
 from tasks.specs import ComputeSpec
 from tasks.transport.field import VelocityField
 from tests.local import on_disk
@@ -55,7 +56,7 @@ def _log(store: Location) -> Path:
     return on_disk(store).with_name("solutions.log")
 
 
-def simulate_on_record(task: ChunkTask) -> Receipt:
+def simulate_on_record(task: ChunkTask) -> Commit:
     """Do what ``simulate_chunk`` does, the disk slow, each solution on record."""
 
     def solve(plan: Any, chunk: int, *, field: VelocityField) -> Floats:

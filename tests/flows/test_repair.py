@@ -11,6 +11,7 @@ import pytest
 from flows.cli import main
 from tasks.executor import SerialExecutor
 from tests.end_to_end.command import integrate_here
+from tests.local import files_of
 
 pytestmark = pytest.mark.usefixtures("own_signals")
 
@@ -52,8 +53,7 @@ def record(root: Path, k: int) -> Path:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    store = root / STORE
-    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+    return files_of(root / STORE)
 
 
 def cut(root: Path) -> None:

@@ -36,7 +36,7 @@ from tasks.transport.field import Guided, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import solve
-from tests.local import on_disk
+from tests.local import files_of, on_disk
 from tests.storage.disk import deaths
 
 SPEC = TrajectoriesSpec(count=40, steps=4, stop=1.0, chunk_rows=16, sub_batch=8)
@@ -79,10 +79,6 @@ def request_of(
 
 def stored(request: IntegrateRequest, rows: int = 40) -> np.ndarray[Any, Any]:
     return TrajectoryStore.open(request.store).read_rows(0, rows)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class CountingExecutor:
