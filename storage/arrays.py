@@ -14,7 +14,7 @@ from zarr.core.array import AsyncArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, StorePath
 
-from storage.atomic import sync_folders, write_atomic
+from storage.atomic import write_atomic
 from storage.checksum import digest_file
 from storage.errors import DamagedError, IncompleteError
 from storage.paths import Location
@@ -50,7 +50,7 @@ class ChunkedArray:
         """Give the path of a chunk's file."""
         return self._store / self.key(chunk)
 
-    def encode(self, values: Array) -> bytes:
+    def encode(self, values: Array) -> memoryview:
         """Give the bytes of a whole chunk's file, whichever chunk it is.
 
         Raises:
@@ -62,15 +62,14 @@ class ChunkedArray:
             )
         return ChunkCodec(self._array).encode(values)
 
-    def write(self, chunk: int, content: bytes, *, promised: str) -> None:
+    def write(self, chunk: int, content: memoryview, *, promised: str) -> None:
         """Write a chunk's file, make it and every folder above it durable, and read it back.
 
         Raises:
             DamagedError: what is read back has another digest than ``promised``.
         """
         file = self.file(chunk)
-        write_atomic(file, content)
-        sync_folders(file, top=self._store)  # one that a dead attempt made, too
+        write_atomic(file, content, top=self._store)
         if digest_file(file) != promised:
             raise DamagedError(f"chunk {chunk} reads back other bytes than were written to {file}; check the disk")
 
@@ -121,14 +120,14 @@ class ChunkCodec:
     def __init__(self, array: Any) -> None:
         self._array = array
 
-    def encode(self, values: Array) -> bytes:
-        """Give the bytes of a chunk's file."""
+    def encode(self, values: Array) -> memoryview:
+        """Give the bytes of a chunk's file; there is one copy of them."""
         file: dict[str, Buffer] = {}
         self._one_chunk(file)[...] = values
         (content,) = file.values()
-        return content.to_bytes()
+        return content.as_numpy_array().data
 
-    def decode(self, content: bytes) -> Array:
+    def decode(self, content: bytes | memoryview) -> Array:
         """Give the values of a chunk's file.
 
         Raises:

@@ -15,18 +15,25 @@ from storage.remote import RemotePath
 TEMPORARY_SUFFIX = ".partial"
 
 
-def write_atomic(path: Location, content: bytes) -> None:
-    """Publish ``content`` at ``path``, replacing what was there, durably."""
+def write_atomic(path: Location, content: bytes | memoryview, *, top: Location | None = None) -> None:
+    """Publish ``content`` at ``path``, replacing what was there, durably.
+
+    With ``top``, a folder above, the entries of every folder from ``path``'s own up to it are durable, too: those that
+    were made now, and those that a writer made who died before it synced them.
+    """
     if isinstance(path, RemotePath):
         path.write(content)
         return
+    if isinstance(top, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)  # synced below
     temporary = _write_temporary(path, content)
     try:
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    for folder in path.parents[: len(path.relative_to(top).parts)] if isinstance(top, Path) else path.parents[:1]:
+        sync_folder(folder)
 
 
 def replace_lightly(path: Location, content: bytes) -> None:
@@ -80,13 +87,6 @@ def sync_folder(path: Location) -> None:
         _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def sync_folders(path: Location, *, top: Location) -> None:
-    """Make the entries of every folder between ``path``'s own and ``top`` durable, those of ``top`` as well."""
-    if isinstance(path, Path) and isinstance(top, Path):
-        for folder in path.parents[1 : len(path.relative_to(top).parts)]:
-            sync_folder(folder)
-
-
 def sync_tree(path: Path) -> None:
     """Make every file and folder below a folder durable."""
     for folder, _, files in os.walk(path):
@@ -95,7 +95,7 @@ def sync_tree(path: Path) -> None:
         sync_folder(Path(folder))
 
 
-def _write_temporary(path: Path, content: bytes) -> Path:
+def _write_temporary(path: Path, content: bytes | memoryview) -> Path:
     _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:

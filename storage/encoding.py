@@ -18,10 +18,10 @@ class ChunkEncoding:
         held = {name: default_buffer_prototype().buffer.from_bytes(content) for name, content in files.items()}
         self._codec = ChunkCodec(zarr.open_array(StorePath(MemoryStore(held), "x"), mode="r"))
 
-    def encode(self, x: Floats) -> bytes:
+    def encode(self, x: Floats) -> memoryview:
         """Give the bytes of the file of a whole chunk ``x [chunk_rows, times, *dim]`` of the plan's type."""
         return self._codec.encode(rounded(self._plan, x))
 
-    def decode(self, content: bytes) -> Floats:
+    def decode(self, content: bytes | memoryview) -> Floats:
         """Give the trajectories of a chunk's file, checked by CRC32C."""
         return self._codec.decode(content)

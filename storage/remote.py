@@ -171,7 +171,7 @@ class RemotePath:
         for start in range(0, size, PIECE_BYTES):
             yield self._ask("read", partial(_piece, key=self.key, start=start, stop=min(start + PIECE_BYTES, size)))
 
-    def write(self, content: bytes | Path) -> None:
+    def write(self, content: bytes | memoryview | Path) -> None:
         """Put an object, replacing what was there, whole or not at all; a local file goes up in bounded memory."""
         self._ask(
             "write", lambda store: store.put(self.key, content, chunk_size=PIECE_BYTES, max_concurrency=_PARTS_AT_ONCE)

@@ -117,6 +117,18 @@ def test_content_is_synced_before_it_is_published_and_every_new_folder_after_it_
 
 
 @pytest.mark.parametrize("is_there", [False, True])
+def test_below_a_top_every_folder_is_synced_once_after_the_content_is_published(is_there: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    if is_there:  # made by a writer who may have died before he synced them
+        path.parent.mkdir(parents=True)
+    with disk() as calls:
+        write_atomic(path, b"content", top=tmp_path)
+    assert [name for name, _ in calls.trace if name != "mkdir"] == ["fsync", "replace", "fsync", "fsync", "fsync"]
+    synced = [inode for name, inode in calls.trace if name == "fsync"]
+    assert synced == [place.stat().st_ino for place in (path, path.parent, path.parent.parent, tmp_path)]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
 def test_a_creation_syncs_the_folder_whoever_won_since_the_winner_may_have_died(is_there: bool, tmp_path: Path) -> None:
     if is_there:
         create_exclusive(tmp_path / "file", b"content")

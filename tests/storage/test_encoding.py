@@ -1,5 +1,6 @@
 """Encoding apart from a store: the bytes that a store writes."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,17 @@ def test_it_gives_the_very_bytes_of_a_stores_chunk_and_reads_what_a_store_reads(
     assert decoded.dtype == plan.dtype
     assert np.array_equal(decoded, store.read_chunk(1))
     assert np.array_equal(x, before)
+
+
+def test_a_plain_chunk_is_held_once_beside_its_values() -> None:
+    plan = plan_of(chunk_rows=50_000)
+    encoding, x = ChunkEncoding(plan), np.ones((plan.chunk_rows, len(plan.times), *plan.dim), np.float32)
+    encoding.encode(x)
+    tracemalloc.start()
+    encoding.encode(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert x.nbytes < peak < 1.1 * x.nbytes
 
 
 def test_a_flipped_bit_is_noticed() -> None:

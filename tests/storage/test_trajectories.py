@@ -75,7 +75,7 @@ def test_a_disk_that_takes_no_more_names_the_chunk_and_keeps_the_others(
 ) -> None:
     store = filled(tmp_path, rows=8, chunks=(0,))
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, "the reason")
 
     monkeypatch.setattr(what, refuse)
