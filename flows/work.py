@@ -69,6 +69,7 @@ def integrate_request(run: Run) -> IntegrateRequest:
         data=run.holder("ingest").data,
         velocity=run.holder("fit_velocity").velocity,
         store=run.paths.trajectories,
+        device=run.config.compute.device,
         is_spread=run.config.compute.spread,
     )
 

@@ -42,6 +42,8 @@ class TrajectoryPlan:
     guidance: float = 1.0  # weight w of the velocity v_none + w (v_label - v_none)
     grid_times: tuple[float, ...] = ()  # the K + 1 times of the solver; empty: those that are stored
     mantissa_bits: int = 0  # of each stored value that are kept, the others rounded to zero; 0: all
+    matmul: str = ""  # precision of the velocity's matrix products where a GPU computes them; empty: float32
+    is_compiled: bool = False  # the velocity, where a GPU computes it
 
     def __post_init__(self) -> None:
         if not set(self.times) <= set(self.solver_times):

@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
 _OF_CLASSES = frozenset({"class_shares", "unlabelled_share", "guidance"})  # fields of the plan
-_OF_SUBSETS = frozenset({"grid_times", "mantissa_bits"})  # fields that say nothing where they are empty
+_SILENT = frozenset({"grid_times", "mantissa_bits", "matmul", "is_compiled"})  # fields that say nothing where empty
 _HELD_BYTES = 128 * 2**20  # of chunks of an object store that are digested at once, each in pieces
 NO_CHUNK = -2  # the label that a reader finds where a chunk is not there; -1 is a row without a class
 
@@ -345,7 +345,7 @@ def _compressors(plan: TrajectoryPlan) -> list[BloscCodec]:
 def _plan_to_json(plan: TrajectoryPlan) -> dict[str, Any]:
     """Give the plan as it is kept, without a word of what it does not use, as before there was any."""
     found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
-    silent = {key for key in _OF_SUBSETS if not found[key]} | (set() if plan.is_conditional else _OF_CLASSES)
+    silent = {key for key in _SILENT if not found[key]} | (set() if plan.is_conditional else _OF_CLASSES)
     return {key: value for key, value in found.items() if key not in silent}
 
 

@@ -31,7 +31,6 @@ from tasks.evaluation.sinkhorn import sinkhorn
 from tasks.evaluation.sliced import sliced_wasserstein
 from tasks.evaluation.wasserstein import wasserstein
 from tasks.fit_velocity import load_velocity
-from tasks.integrate import given_labels
 from tasks.measures import block_rows, held_out, measure_lipschitz, measure_velocity
 from tasks.report import (
     PROJECTIONS,
@@ -44,6 +43,7 @@ from tasks.report import (
 )
 from tasks.rows import Indices, RowReader
 from tasks.sample import image_shape, sample_labels, sample_rows
+from tasks.simulation import given_labels
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
 from tasks.storage_choices import measure_storage
 from tasks.train_generator import StoredGenerator, labelled, load_generator

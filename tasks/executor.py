@@ -49,8 +49,18 @@ def _unheard(_: object) -> None:
 class Executor(Protocol):
     """Runs a function over items."""
 
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs that work can be given."""
+        ...
+
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item], *, again: Callable[[Item], None] = _unheard
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        again: Callable[[Item], None] = _unheard,
+        gpu_share: float = 0.0,
     ) -> Iterator[Result]:
         """Give each item's result as it completes; the first real error stops what has not begun and is raised.
 
@@ -58,22 +68,33 @@ class Executor(Protocol):
             function: the work.
             items: its arguments.
             again: told of an item that was given to a second worker, perhaps more than once.
+            gpu_share: of a GPU that each item's work may use; the worker sees that GPU alone.
         """
         ...
 
 
 class SerialExecutor:
-    """Runs everything here, one item after another."""
+    """Runs everything here, one item after another, on the CPU."""
+
+    @property
+    def gpus(self) -> int:
+        """None."""
+        return 0
 
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item], *, again: Callable[[Item], None] = _unheard
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        again: Callable[[Item], None] = _unheard,
+        gpu_share: float = 0.0,
     ) -> Iterator[Result]:
         """Give the results in the order of the items; nothing is given out again."""
         yield from map(function, items)
 
 
 class RayExecutor:
-    """Runs each item as one Ray task of one CPU, a bounded number of them in flight.
+    """Runs each item as one Ray task of one CPU and perhaps a share of a GPU, a bounded number of them in flight.
 
     Ray retries tasks whose worker or node was lost; an exception of the function is never retried. At the end, when a
     CPU idles and an item takes far longer than the others did, it is given to a second worker; the first result counts,
@@ -82,8 +103,20 @@ class RayExecutor:
     meet a task's own reply and abort the whole process (``task_manager.cc: Check failed``, ray 2.60).
     """
 
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs of the cluster."""
+        import ray
+
+        return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item], *, again: Callable[[Item], None] = _unheard
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        again: Callable[[Item], None] = _unheard,
+        gpu_share: float = 0.0,
     ) -> Iterator[Result]:
         """Give the results as they complete.
 
@@ -95,7 +128,9 @@ class RayExecutor:
         import ray  # slow to import, and absent from runs that re-use everything
 
         cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-        flight = _Flight[Any](ray.remote(num_cpus=1, max_retries=3)(_counting(function)), again=again)
+        # without max_calls a worker of GPU tasks would end after each, and with it the loaded network
+        remote = ray.remote(num_cpus=1, num_gpus=gpu_share, max_calls=0, max_retries=3)(_counting(function))
+        flight = _Flight[Any](remote, again=again)
         waiting = iter(items)
         while True:
             while flight.items < max(2, _IN_FLIGHT_PER_CPU * cpus) and (item := next(waiting, _END)) is not _END:

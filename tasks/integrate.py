@@ -1,44 +1,36 @@
 """STEP integrate: the velocity's trajectories, simulated chunk by chunk into the store.
 
-Planned purely, executed by a short function that runs anywhere and may run twice: the bytes of a chunk depend on the
-plan alone. The unit of work is one chunk; a worker process loads the velocity once and re-uses one buffer.
+Planned purely, executed by a short function that runs anywhere and may run twice (simulation.py). The unit of work is
+one chunk.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import cast
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from storage.checksum import digest
 from storage.chunks import default_chunk_rows
 from storage.commits import Commit
 from storage.data import DataStore
-from storage.errors import DamagedError, InputError
+from storage.errors import InputError
 from storage.models import StoredModel, read_model
 from storage.paths import Location
 from storage.specs import TrajectoryPlan
-from storage.trajectories import Floats, TrajectoryStore, row_bytes
+from storage.trajectories import TrajectoryStore, row_bytes
 from storage.trajectories import Verification as Verification  # what verify_store gives
 from tasks.executor import Executor
 from tasks.fit_kernel import spread_kernel_field
-from tasks.fit_velocity import load_velocity
 from tasks.saving import saved_steps, stored_precision
+from tasks.simulation import ChunkTask, arithmetic_of, commit_chunk, simulate_chunk
 from tasks.specs import ChunkFacts, InterpolantSpec, Progress, TrajectoriesSpec
-from tasks.transport.field import ConditionalField, VelocityField
+from tasks.training.device import choose_device, warn_on_cpu
 from tasks.transport.grid import time_grid
-from tasks.transport.interpolant import Interpolant
-from tasks.transport.noise import LABELS, TRAJECTORIES, class_labels, standard_normal
-from tasks.transport.solver import solve
 
 logger = logging.getLogger(__name__)
 
-_PROBE_ROWS = 64
+_TASKS_PER_GPU = 4  # one computes while others draw noise, write and sync
 _NAMED = 5  # chunks that were tried again, of any number of them
 
 
@@ -53,16 +45,8 @@ class IntegrateRequest:
     data: Location  # the ingested dataset, for the shares of its classes
     velocity: Location  # folder of the published velocity
     store: Location
+    device: str = "cpu"  # auto, cpu or cuda, for a velocity network; others are computed on the CPU
     is_spread: bool = False  # a kernel's sums are spread over Ray tasks, one a shard, and not the chunks
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChunkTask:
-    """One unit of work."""
-
-    velocity: Location  # which must be the one that the store was planned with
-    store: Location
-    chunk: int
 
 
 @dataclass(kw_only=True)
@@ -122,6 +106,8 @@ def plan_trajectories(
         guidance=spec.guidance if class_shares else 1.0,
         grid_times=tuple(grid.tolist()) if len(kept) < len(grid) else (),
         mantissa_bits=mantissa_bits,
+        matmul="" if spec.matmul == "float32" else spec.matmul,
+        is_compiled=spec.compile,
     )
 
 
@@ -131,6 +117,7 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     Raises:
         PlanConflictError: a store of another plan lies there.
         FloatingPointError: a trajectory left the finite numbers.
+        InputError: a GPU was asked for and there is none.
     """
     store = _open_planned(request)
     count = request.trajectories.count
@@ -142,7 +129,10 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
     if request.is_spread:
         receipts = simulate_spread(store, missing, velocity=request.velocity, executor=executor)
     else:
-        receipts = simulate(store, missing, velocity=request.velocity, executor=executor, again=made.again.add)
+        device = _device(request, executor)
+        receipts = simulate(
+            store, missing, velocity=request.velocity, executor=executor, device=device, again=made.again.add
+        )
     first = next((k for k, gap in enumerate(missing) if k != gap), len(missing))  # that is committed already
     known = store.ledger.read(first) if first < chunks else None
     _follow(receipts, made, rows=len(missing) * store.plan.chunk_rows, known=known, progress=progress)
@@ -201,22 +191,36 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
     return tuple(shares.tolist())
 
 
+def _device(request: IntegrateRequest, executor: Executor) -> str:
+    """Give ``cpu`` or ``cuda``; what is asked of a GPU and there is none is said."""
+    if read_model(request.velocity).spec["kind"] != "network":
+        return "cpu"
+    device = choose_device(request.device, gpus=executor.gpus)
+    asked = {"trajectories.matmul": request.trajectories.matmul, "trajectories.compile": request.trajectories.compile}
+    warn_on_cpu(device, asked)
+    return device
+
+
 def simulate(
     store: TrajectoryStore,
     chunks: Sequence[int],
     *,
     velocity: Location,
     executor: Executor,
+    device: str = "cpu",
     again: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Commit]:
     """Simulate and commit the given chunks; ``again`` hears of those that were given to a second worker.
+
+    Several tasks share a GPU (``device`` = ``cuda``): one computes while the others draw noise, write and sync.
 
     Raises:
         DamagedError: the velocity is not the one that the store was planned with.
     """
     # made when asked for: a million of them would be most of the driver's memory
-    tasks = (ChunkTask(velocity=velocity, store=store.path, chunk=chunk) for chunk in chunks)
-    return executor.map(simulate_chunk, tasks, again=lambda task: again(task.chunk))
+    tasks = (ChunkTask(velocity=velocity, store=store.path, chunk=chunk, device=device) for chunk in chunks)
+    share = 1 / _TASKS_PER_GPU if device == "cuda" else 0.0
+    return executor.map(simulate_chunk, tasks, again=lambda task: again(task.chunk), gpu_share=share)
 
 
 def simulate_spread(
@@ -229,7 +233,7 @@ def simulate_spread(
     field = spread_kernel_field(velocity, executor=executor)
     torch.set_num_threads(1)
     arithmetic = arithmetic_of(store.plan, field)
-    return (_commit(store, chunk, field, began=time.monotonic(), arithmetic=arithmetic) for chunk in chunks)
+    return (commit_chunk(store, chunk, field, began=time.monotonic(), arithmetic=arithmetic) for chunk in chunks)
 
 
 def _follow(receipts: Iterable[Commit], made: Made, *, rows: int, known: Commit | None, progress: Progress) -> None:
@@ -264,121 +268,3 @@ def _words(facts: ChunkFacts) -> str:
     again = f", tried again: {' '.join(map(str, facts.again[:_NAMED]))}" if facts.again else ""
     more = " ..." if len(facts.again) > _NAMED else ""
     return f"trajectories, {facts.bytes / 1e6:,.0f} MB, {slowest}{again}{more}"
-
-
-def simulate_chunk(task: ChunkTask) -> Commit:
-    """Simulate one chunk and commit it, unless that is done already; safe to run twice."""
-    began = time.monotonic()
-    torch.set_num_threads(1)
-    store = TrajectoryStore.open(task.store)
-    if store.ledger.is_committed(task.chunk):  # by an attempt that was lost between its record and its answer
-        return store.ledger.read(task.chunk)
-    field = planned_velocity(task.velocity, store.plan)
-    return _commit(store, task.chunk, field, began=began, arithmetic=_arithmetic(store.plan, task.velocity))
-
-
-def _commit(store: TrajectoryStore, chunk: int, field: VelocityField, *, began: float, arithmetic: str) -> Commit:
-    x = solve_chunk(store.plan, chunk, field=field)
-    start = chunk * store.plan.chunk_rows
-    label = row_labels(store.plan, start, start + store.plan.chunk_rows)
-    labels = None if label is None else label.numpy()
-    return store.write_chunk(chunk, x, label=labels, started=began, arithmetic=arithmetic)
-
-
-def row_labels(plan: TrajectoryPlan, start: int, stop: int) -> Tensor | None:
-    """Give the labels of rows ``start <= i < stop``, int64 ``[stop - start]``; None for an unconditional plan.
-
-    Label i is a function of (seed, i) and the shares: a class's index, or -1 for the unconditional velocity.
-    """
-    if not plan.is_conditional:
-        return None
-    return class_labels(
-        plan.seed,
-        start,
-        stop,
-        shares=plan.class_shares,
-        unlabelled_share=plan.unlabelled_share,
-        stream=LABELS,
-    )
-
-
-def given_labels(plan: TrajectoryPlan, field: VelocityField, label: Tensor | None) -> VelocityField:
-    """Give the field of a batch with these labels ``[batch]``, guided as planned; the field itself without labels."""
-    return field if label is None else cast(ConditionalField, field).given(label, plan.guidance)
-
-
-def solve_chunk(plan: TrajectoryPlan, chunk: int, *, field: VelocityField) -> Floats:
-    """Give the trajectories of a chunk, ``[chunk_rows, times, *dim]``, in a buffer that the next call overwrites.
-
-    Args:
-        plan: of the store.
-        chunk: its index.
-        field: the velocity; one that takes labels where the plan has classes.
-
-    Raises:
-        FloatingPointError: a state is not finite.
-    """
-    start = chunk * plan.chunk_rows
-    states = torch.from_numpy(_buffer((plan.chunk_rows, len(plan.times), *plan.dim), plan.dtype))
-    grid = torch.tensor(plan.solver_times, dtype=torch.float64)
-    dtype = getattr(torch, plan.solver_dtype)
-    interpolant, kept = Interpolant(plan.interpolant), plan.kept
-    for low in range(0, plan.chunk_rows, plan.sub_batch):
-        high = min(low + plan.sub_batch, plan.chunk_rows)
-        x0 = standard_normal(plan.seed, start + low, start + high, plan.dim, stream=TRAJECTORIES).to(dtype)
-        rows_field = given_labels(plan, field, row_labels(plan, start + low, start + high))
-        solve(rows_field, x0, grid, solver=plan.solver, interpolant=interpolant, out=states[low:high], kept=kept)
-    finite = torch.isfinite(states[:, -1]).flatten(1).all(1)
-    if not finite.all():
-        row = start + int(torch.nonzero(~finite)[0])
-        wider = " or store trajectories.precision = float32" if plan.dtype == "float16" else ""
-        raise FloatingPointError(
-            f"trajectory {row} of chunk {chunk} is not finite at its end; "
-            f"lower trajectories.stop or raise trajectories.steps{wider}"
-        )
-    return states.numpy()
-
-
-def arithmetic_of(plan: TrajectoryPlan, field: VelocityField) -> str:
-    """Give a digest of the velocity at the first rows' noise, half way through the times.
-
-    Machines that agree on it may be trusted to give equal bytes; processors, devices and versions of the mathematical
-    libraries that add up in another order do not.
-    """
-    rows = min(_PROBE_ROWS, plan.sub_batch)
-    x0 = standard_normal(plan.seed, 0, rows, plan.dim, stream=TRAJECTORIES).to(getattr(torch, plan.solver_dtype))
-    t = torch.tensor(plan.solver_times[len(plan.solver_times) // 2], dtype=torch.float64)
-    with torch.no_grad():
-        velocity = given_labels(plan, field, row_labels(plan, 0, rows)).velocity(t, x0)
-    return digest(velocity.numpy().tobytes())
-
-
-@lru_cache(maxsize=1)
-def _arithmetic(plan: TrajectoryPlan, velocity: Location) -> str:
-    return arithmetic_of(plan, planned_velocity(velocity, plan))
-
-
-def planned_velocity(folder: Location, plan: TrajectoryPlan) -> VelocityField:
-    """Read the velocity that a store was planned with, in the type that is computed in.
-
-    Raises:
-        IncompleteError: there is none any more.
-        DamagedError: it is another one, or not whole.
-    """
-    return _velocity(folder, plan.velocity, plan.solver_dtype)
-
-
-@lru_cache(maxsize=1)
-def _velocity(folder: Location, digest: str, dtype: str) -> VelocityField:
-    found = read_model(folder).digest
-    if found != digest:
-        raise DamagedError(
-            f"{folder} holds velocity {found}, the store was planned with {digest}; use another run name"
-        )
-    field = load_velocity(folder)
-    return field.to(getattr(torch, dtype)) if isinstance(field, nn.Module) else field
-
-
-@lru_cache(maxsize=1)
-def _buffer(shape: tuple[int, ...], dtype: str) -> Floats:
-    return np.empty(shape, dtype)

@@ -19,8 +19,8 @@ from storage.data import DataStore
 from storage.trajectories import TrajectoryStore
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.lipschitz import adjoint_of, local_lipschitz
-from tasks.integrate import given_labels, row_labels
 from tasks.rows import RowReader, take_labels
+from tasks.simulation import given_labels, row_labels
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, TargetSpec
 from tasks.training.device import CPU
 from tasks.transport.field import ConditionalField, VelocityField

@@ -22,7 +22,7 @@ GRID_KINDS = ("uniform", "karras")
 NETWORK_KINDS = ("mlp", "unet")
 SOURCE_KINDS = ("digits", "idx", "parquet", "images", "npz", "zarr")
 PATH_KINDS = ("idx", "parquet", "images", "npz", "zarr")
-PRECISION_KINDS = ("float32", "bf16")
+PRECISION_KINDS = ("float32", "tf32", "bf16")
 DEVICE_KINDS = ("auto", "cpu", "cuda")
 
 
@@ -232,7 +232,7 @@ class VelocitySpec:
     ema: float = 0.999  # final decay of the weights' moving average
     clip: float = 1.0  # largest norm of the gradient
     label_dropout: float = 0.1  # share of rows whose label is hidden, so that the unconditional velocity is learnt too
-    precision: str = "float32"  # of the matrix products; bf16 on a GPU, elsewhere float32
+    precision: str = "float32"  # of the matrix products; tf32 and bf16 on a GPU, elsewhere float32
     compile: bool = False  # the network with torch.compile, on a GPU
 
     def __post_init__(self) -> None:
@@ -265,6 +265,8 @@ class TrajectoriesSpec:
     precision: str = "float32"  # stored: float16, float32, float64, or round-N: float32 with N mantissa bits kept
     codec: str = "none"  # every codec ends in CRC32C
     save: str | tuple[int, ...] = "all"  # states: all, every-N, endpoints, or a list of steps from 0 to K
+    matmul: str = "float32"  # precision of the network's matrix products; tf32 and bf16 on a GPU, elsewhere float32
+    compile: bool = False  # the network with torch.compile, on a GPU
     guidance: float = 1.0  # weight w of a conditional velocity: v_none + w (v_label - v_none)
     unlabelled_share: float = 0.1  # of the trajectories, of the unconditional velocity; for guidance when sampling
 
@@ -280,6 +282,7 @@ class TrajectoriesSpec:
         stored_precision(self.precision)
         require_one_of("trajectories.codec", self.codec, ("none", "lz4", "zstd"))
         saved_steps(self.save, last=self.steps)
+        require_one_of("trajectories.matmul", self.matmul, PRECISION_KINDS)
         require(0 <= self.guidance < math.inf, f"trajectories.guidance must be at least 0, got {self.guidance:g}")
         share = self.unlabelled_share
         require(0 <= share < 1, f"trajectories.unlabelled_share must be in [0, 1), got {share:g}")
@@ -302,7 +305,7 @@ class GeneratorSpec:
     semigroup: float = 0.0  # weight of the semigroup penalty; 0: none
     pairs_per_row: int = 4  # pairs drawn from a trajectory each time its chunk is read
     warm_start: bool = False  # begin at the velocity network's own step
-    precision: str = "float32"  # of the matrix products; bf16 on a GPU, elsewhere float32
+    precision: str = "float32"  # of the matrix products; tf32 and bf16 on a GPU, elsewhere float32
     compile: bool = False  # the network with torch.compile, on a GPU
 
     def __post_init__(self) -> None:

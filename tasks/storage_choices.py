@@ -21,8 +21,8 @@ from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, row_bytes
 from tasks.evaluation.choices import StorageRow, StorageTable, advise, coupled_distance, relative_change, spread
 from tasks.evaluation.wasserstein import wasserstein
-from tasks.integrate import planned_velocity, solve_chunk
 from tasks.saving import precision_name, save_name, saved_steps, stored_precision
+from tasks.simulation import planned_velocity, solve_chunk
 from tasks.transport.field import VelocityField
 from tasks.transport.solver import ORDERS
 

@@ -18,10 +18,9 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from storage.errors import InputError
 from storage.journal import read_journal
 from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec
-from tasks.training.device import CPU, choose_device, warn_of_fallback
+from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.group import Group, alone
 
 logger = logging.getLogger(__name__)
@@ -171,7 +170,7 @@ def _enter(config: dict[str, Any]) -> None:
     from ray import train
 
     torch.set_num_threads(1)
-    device = _worker_device(config["gpu_share"])
+    device = given_device("cuda" if config["gpu_share"] else "cpu")
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if world == 1:
@@ -189,19 +188,6 @@ def _enter(config: dict[str, Any]) -> None:
 def backend(gpu_share: float) -> str:
     """Give what workers talk over: NCCL takes one rank a GPU, gloo all else."""
     return "nccl" if gpu_share == 1 else "gloo"
-
-
-def _worker_device(gpu_share: float) -> torch.device:
-    """Give the CPU, or the one GPU that Ray lets this worker see."""
-    if not gpu_share:
-        return CPU
-    if not torch.cuda.is_available():
-        raise InputError(
-            "compute.device must be cpu here: Ray has a GPU, but this installation of torch cannot use one"
-        )
-    device = torch.device("cuda", 0)
-    torch.cuda.set_device(device)
-    return device
 
 
 def _meet(rank: int, world: int) -> Store:

@@ -1,6 +1,6 @@
-"""Where a training computes and how: the device, the precision of its matrix products, compilation.
+"""Where a network computes and how: the device, the precision of its matrix products, compilation.
 
-bf16 and ``torch.compile`` are used on a GPU only; asked for elsewhere they fall back, which is said once and recorded.
+tf32, bf16 and ``torch.compile`` are used on a GPU only; elsewhere they fall back, which is said once.
 """
 
 import logging
@@ -24,7 +24,7 @@ class Trained(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of the matrix products: ``float32`` or ``bf16``."""
+        """Of the matrix products: ``float32``, ``tf32`` or ``bf16``."""
         ...
 
     @property
@@ -35,26 +35,43 @@ class Trained(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a network is computed while it is trained."""
+    """How a network is computed."""
 
     device: torch.device = CPU
     is_bf16: bool = False  # weights, sums and the optimiser stay in float32
+    is_tf32: bool = False
     is_compiled: bool = False
 
     def take(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device, in place, and compile its calls if asked to; its weights keep their names."""
+        """Move a model to the device, in place, and compile its calls if asked to; its weights keep their names.
+
+        On a GPU this process's products of float32 are from now on as precise as they are here, those of convolutions
+        as well, which torch would round to tf32 unasked.
+        """
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = self._float32
+            torch.backends.cudnn.conv.fp32_precision = self._float32  # type: ignore[attr-defined]
         model.to(self.device)
         if self.is_compiled:
             model.compile()
         return model
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Give the context in which the loss is computed."""
+        """Give the context in which the network is computed."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.is_bf16 else nullcontext()
 
     def facts(self) -> dict[str, float]:
         """Give what a training's journal records of it."""
-        return {"gpu": self.device.type == "cuda", "bf16": self.is_bf16, "compiled": self.is_compiled}
+        return {
+            "gpu": self.device.type == "cuda",
+            "bf16": self.is_bf16,
+            "tf32": self.is_tf32,
+            "compiled": self.is_compiled,
+        }
+
+    @property
+    def _float32(self) -> str:
+        return "tf32" if self.is_tf32 else "ieee"
 
 
 ON_CPU = Placement()
@@ -62,7 +79,8 @@ ON_CPU = Placement()
 
 def describe(record: Mapping[str, float]) -> str:
     """Give, from a journal's record, on what and in which precision was trained, as ``cpu, float32``."""
-    words = ["cuda" if record.get("gpu") else "cpu", "bf16" if record.get("bf16") else "float32"]
+    precision = next((name for name in ("bf16", "tf32") if record.get(name)), "float32")
+    words = ["cuda" if record.get("gpu") else "cpu", precision]
     return ", ".join([*words, *(["compiled"] if record.get("compiled") else [])])
 
 
@@ -86,15 +104,46 @@ def local_device(asked: str) -> torch.device:
     return torch.device(choose_device(asked, gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0))
 
 
+def given_device(kind: str) -> torch.device:
+    """Give the CPU, or the one GPU that Ray lets this worker see, for ``kind`` = ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: torch cannot use the GPU.
+    """
+    if kind == "cpu":
+        return CPU
+    if not torch.cuda.is_available():
+        raise InputError(
+            "compute.device must be cpu here: Ray has a GPU, but this installation of torch cannot use one"
+        )
+    device = torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    return device
+
+
+def place(device: torch.device, *, precision: str, is_compiled: bool) -> Placement:
+    """Give how a network is computed on a device, as far as that device can do what is asked."""
+    is_gpu = device.type == "cuda"
+    return Placement(
+        device=device,
+        is_bf16=is_gpu and precision == "bf16",
+        is_tf32=is_gpu and precision == "tf32",
+        is_compiled=is_gpu and is_compiled,
+    )
+
+
 def place_training(spec: Trained, device: torch.device) -> Placement:
     """Give how a section's network is trained on a device."""
-    is_gpu = device.type == "cuda"
-    return Placement(device=device, is_bf16=is_gpu and spec.precision == "bf16", is_compiled=is_gpu and spec.compile)
+    return place(device, precision=spec.precision, is_compiled=spec.compile)
 
 
 def warn_of_fallback(section: str, spec: Trained, device: str) -> None:
-    """Say in one line what was asked for and is not done for want of a GPU."""
-    wanted = {f"{section}.precision = bf16": spec.precision == "bf16", f"{section}.compile = true": spec.compile}
-    left_out = [words for words, is_wanted in wanted.items() if is_wanted]
-    if left_out and device == "cpu":
-        logger.warning("%s: for a GPU only; training on the CPU in float32, not compiled", " and ".join(left_out))
+    """Say in one line what was asked of a training and is not done for want of a GPU."""
+    warn_on_cpu(device, {f"{section}.precision": spec.precision, f"{section}.compile": spec.compile})
+
+
+def warn_on_cpu(device: str, asked: Mapping[str, object]) -> None:
+    """Say in one line which keys ask in vain, where ``device`` is the CPU: any but float32, and not compiled."""
+    vain = [f"{key} = {str(value).lower()}" for key, value in asked.items() if value not in ("float32", False)]
+    if vain and device == "cpu":
+        logger.warning("%s: for a GPU only; computing on the CPU in float32, not compiled", " and ".join(vain))

@@ -24,8 +24,9 @@ from pathlib import Path
 from storage.models import publish_model, read_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import ray_session
-from tasks.integrate import ChunkTask, IntegrateRequest, integrate, plan_trajectories, simulate_chunk
+from tasks.integrate import IntegrateRequest, integrate, plan_trajectories
 from tasks.reaper import descendants
+from tasks.simulation import ChunkTask, simulate_chunk
 from tasks.specs import ComputeSpec, InterpolantSpec, TrajectoriesSpec
 from tests.local import on_disk
 

@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import tasks.integrate
+import tasks.simulation
 from storage.commits import Commit
 from storage.paths import Location
 from storage.trajectories import Floats, TrajectoryStore
 from tasks.executor import ray_session
-from tasks.integrate import ChunkTask
+from tasks.simulation import ChunkTask
 from tasks.specs import ComputeSpec
+from tasks.training.device import ON_CPU, Placement
 from tasks.transport.field import VelocityField
 from tests.local import on_disk
 
 FSYNC_SECONDS = 0.02  # a chunk makes a dozen: blows meet the writing as often as the solving
 
-_simulate_chunk, _solve_chunk, _fsync = tasks.integrate.simulate_chunk, tasks.integrate.solve_chunk, os.fsync
+_simulate_chunk, _solve_chunk, _fsync = tasks.simulation.simulate_chunk, tasks.simulation.solve_chunk, os.fsync
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,18 @@ def _log(store: Location) -> Path:
 def simulate_on_record(task: ChunkTask) -> Commit:
     """Do what ``simulate_chunk`` does, the disk slow, each solution on record."""
 
-    def solve(plan: Any, chunk: int, *, field: VelocityField) -> Floats:
+    def solve(plan: Any, chunk: int, *, field: VelocityField, placement: Placement = ON_CPU) -> Floats:
         others = [found.pid for found in read_log(task.store) if found.chunk == chunk]
         is_needless = TrajectoryStore.open(task.store).ledger.is_committed(chunk) or any(map(alive, others))
         with _log(task.store).open("a") as file:
             file.write(f"{chunk} {os.getpid()} {is_needless}\n")
-        return _solve_chunk(plan, chunk, field=field)
+        return _solve_chunk(plan, chunk, field=field, placement=placement)
 
     def sync(descriptor: int) -> None:
         time.sleep(FSYNC_SECONDS)
         _fsync(descriptor)
 
-    tasks.integrate.solve_chunk = solve
+    tasks.simulation.solve_chunk = solve
     os.fsync = sync  # type: ignore[assignment]
     return _simulate_chunk(task)
 
@@ -79,7 +81,7 @@ def main(address: str, request: str) -> None:
     from tests.end_to_end import blows  # this module under its name, by which workers import it
 
     asked = pickle.loads(Path(request).read_bytes())
-    tasks.integrate.simulate_chunk = blows.simulate_on_record
+    tasks.integrate.simulate_chunk = blows.simulate_on_record  # type: ignore[attr-defined]
     with ray_session(ComputeSpec(address=address)) as executor:
         summary = tasks.integrate.integrate(asked, executor=executor, progress=lambda *_: None)
     print(summary.simulated)  # noqa: T201

@@ -16,7 +16,7 @@ from storage.catalog import Catalog
 from storage.models import read_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
-from tasks.integrate import row_labels
+from tasks.simulation import row_labels
 from tasks.train_generator import load_generator
 from tasks.training.group import Group, alone
 

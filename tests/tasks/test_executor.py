@@ -25,6 +25,11 @@ def double(item: int) -> int:
     return 2 * item
 
 
+def tell_gpu(item: int) -> tuple[str | None, int]:
+    time.sleep(0.05)
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
+
+
 def fail_at_three(item: int) -> int:
     if item == 3:
         raise ValueError(f"item {item} is bad")
@@ -58,7 +63,7 @@ def our_handler(*_: object) -> None:
 def cluster() -> Iterator[RayExecutor]:
     before = signal.signal(signal.SIGTERM, our_handler)
     try:
-        with ray_session(ComputeSpec(cpus=2)) as executor:
+        with ray_session(ComputeSpec(cpus=2, gpus=1)) as executor:  # Ray counts GPUs and does not look for them
             yield executor
         assert signal.getsignal(signal.SIGTERM) is our_handler
     finally:
@@ -87,6 +92,13 @@ def test_a_ray_executor_gives_every_result_and_the_first_error_as_it_was_raised(
 
 
 @pytest.mark.slow
+def test_work_that_shares_a_gpu_sees_it_and_its_processes_stay(cluster: RayExecutor) -> None:
+    assert cluster.gpus == 1
+    told = list(cluster.map(tell_gpu, range(12), gpu_share=0.5))
+    assert {gpu for gpu, _ in told} == {"0"}
+    assert len({process for _, process in told}) <= 3  # two at once, and perhaps one that was starting beside them
+
+
 def test_a_session_is_a_cluster_of_its_own_on_loopback(cluster: RayExecutor) -> None:
     import ray
 

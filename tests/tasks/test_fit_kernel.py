@@ -39,7 +39,7 @@ def silent(*_: object) -> None:
     pass
 
 
-class Backwards:
+class Backwards(SerialExecutor):
     """Runs the last item first, as workers of different speed might."""
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], **_: object) -> Iterator[Any]:

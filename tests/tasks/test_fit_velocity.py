@@ -205,7 +205,7 @@ def test_a_cpu_says_what_it_does_not_do_and_the_summary_what_it_did(
         summary = fit_velocity(request, progress=silent)
     assert [record.getMessage() for record in caplog.records] == [
         "velocity.precision = bf16 and velocity.compile = true: for a GPU only; "
-        "training on the CPU in float32, not compiled"
+        "computing on the CPU in float32, not compiled"
     ]
     assert summary.computed_on == "cpu, float32"
     caplog.clear()

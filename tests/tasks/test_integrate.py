@@ -22,15 +22,13 @@ from tasks.fit_velocity import load_velocity
 from tasks.ingest import ingest
 from tasks.integrate import (
     IntegrateRequest,
-    _arithmetic,
-    arithmetic_of,
     integrate,
     plan_trajectories,
     repair_store,
-    row_labels,
     simulate,
     verify_store,
 )
+from tasks.simulation import _arithmetic, arithmetic_of, row_labels
 from tasks.specs import ChunkFacts, DatasetSpec, InterpolantSpec, TrajectoriesSpec
 from tasks.transport.field import Guided, VelocityField
 from tasks.transport.grid import time_grid
@@ -81,7 +79,7 @@ def stored(request: IntegrateRequest, rows: int = 40) -> np.ndarray[Any, Any]:
     return TrajectoryStore.open(request.store).read_rows(0, rows)
 
 
-class CountingExecutor:
+class CountingExecutor(SerialExecutor):
     """Runs here, and stops after some items as a killed driver would."""
 
     def __init__(self, limit: int = 10**9) -> None:
@@ -281,7 +279,7 @@ def test_a_chunk_that_was_recorded_meanwhile_is_not_solved_again(
     request = request_of(tmp_path)
     integrate(request, executor=SerialExecutor(), progress=silent)
     store = TrajectoryStore.open(request.store)
-    monkeypatch.setattr("tasks.integrate.solve_chunk", None)
+    monkeypatch.setattr("tasks.simulation.solve_chunk", None)
     (receipt,) = simulate(store, [1], velocity=request.velocity, executor=SerialExecutor())
     commit = store.ledger.read(1)
     assert (receipt.chunk, receipt.rows, receipt.bytes) == (1, 16, commit.bytes)
@@ -293,7 +291,7 @@ def test_chunks_of_another_arithmetic_are_noticed_once_and_on_record(
     small, large = (request_of(tmp_path, spec=replace(SPEC, count=count)) for count in (16, 64))
     integrate(small, executor=SerialExecutor(), progress=silent)
     assert caplog.messages == []
-    monkeypatch.setattr("tasks.integrate._arithmetic", lambda *_: "other")
+    monkeypatch.setattr("tasks.simulation._arithmetic", lambda *_: "other")
     integrate(large, executor=SerialExecutor(), progress=silent)
     (message,) = caplog.messages
     assert message.startswith("chunk 1 was computed on")
@@ -373,7 +371,7 @@ def drift(monkeypatch: pytest.MonkeyPatch) -> Drift:
     """Let every velocity be this field."""
     field = Drift()
     _arithmetic.cache_clear()
-    monkeypatch.setattr("tasks.integrate.load_velocity", lambda folder: field)
+    monkeypatch.setattr("tasks.simulation.load_velocity", lambda folder: field)
     return field
 
 
@@ -541,11 +539,16 @@ def test_the_summary_and_the_progress_tell_bytes_and_the_slowest_chunk(tmp_path:
     assert (again.simulated, again.bytes, again.slowest_chunk) == (0, 0, None)
 
 
-class ForgetfulExecutor:
+class ForgetfulExecutor(SerialExecutor):
     """Gives every other item to a second worker, some of them twice."""
 
     def map(
-        self, function: Callable[[Any], Any], items: Iterable[Any], *, again: Callable[[Any], None] = lambda _: None
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        again: Callable[[Any], None] = lambda _: None,
+        **__: object,
     ) -> Iterator[Any]:
         for item in items:
             for _ in range(2 * (1 - item.chunk % 2)):

@@ -16,6 +16,7 @@ from tasks.training.device import (
     choose_device,
     describe,
     local_device,
+    place,
     place_training,
     warn_of_fallback,
 )
@@ -54,6 +55,20 @@ def test_bf16_and_compilation_are_for_a_gpu() -> None:
     assert place_training(FAST, CPU) == ON_CPU
 
 
+def test_a_gpu_computes_in_tf32_only_if_asked_convolutions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "to", lambda module, device: module)
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = matmul.fp32_precision, conv.fp32_precision
+    try:
+        for precision, found in (("tf32", "tf32"), ("float32", "ieee"), ("bf16", "ieee")):
+            place(GPU, precision=precision, is_compiled=False).take(nn.Linear(1, 1))
+            assert (matmul.fp32_precision, conv.fp32_precision) == (found, found)
+        place(CPU, precision="tf32", is_compiled=False).take(nn.Linear(1, 1))
+        assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")  # a CPU's training leaves them alone
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before
+
+
 def test_the_cpu_computes_in_float32_what_a_gpu_would_in_bf16() -> None:
     layer, x = nn.Linear(4, 4), torch.ones(2, 4)
     with place_training(FAST, CPU).autocast():
@@ -81,13 +96,16 @@ def test_what_falls_back_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -
         warn_of_fallback("velocity", FAST, "cpu")
         warn_of_fallback("generator", VelocitySpec(compile=True), "cpu")
     both, one = (record.getMessage() for record in caplog.records)
-    assert both.startswith("velocity.precision = bf16 and velocity.compile = true: for a GPU only; training on the CPU")
+    assert both.startswith(
+        "velocity.precision = bf16 and velocity.compile = true: for a GPU only; computing on the CPU"
+    )
     assert one.startswith("generator.compile = true: for a GPU only")
 
 
 def test_a_journal_tells_how_was_trained() -> None:
     assert describe(ON_CPU.facts()) == "cpu, float32"
     assert describe(place_training(FAST, GPU).facts()) == "cuda, bf16, compiled"
+    assert describe(place(GPU, precision="tf32", is_compiled=False).facts()) == "cuda, tf32"
     assert describe({"step": 3.0}) == "cpu, float32"  # written before there was another way
 
 
