@@ -5,7 +5,6 @@ torch, Ray or Prefect is imported inside the commands that use it, so that the o
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -13,30 +12,35 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
-
-from flows import signals
+from flows import results, signals
 from flows.bench import benchmarks, run_benchmark
 from flows.config import config_name, load_config, presets
-from flows.display import Bars, metric_rows, print_run, print_study, print_table
+from flows.display import (
+    BAD_INPUT,
+    DONE,
+    ERR,
+    FAILED,
+    INTERRUPTED,
+    OUT,
+    Bars,
+    metric_rows,
+    print_json,
+    print_run,
+    print_study,
+    print_table,
+    run_json,
+)
 from flows.engines import call_flow
 from flows.progress import listening
-from flows.runs import Run, open_run, reopen
+from flows.runs import Run, chosen_root, open_run, reopen
 from flows.stages import STEPS
 from flows.standing import as_json, lines, standing
 from flows.studies import MEASURED_STEPS, Study, open_study
 from storage.catalog import Catalog, RunRecord, is_alive
 from storage.errors import InputError, StorageError
-from storage.paths import Location, root_location
 from tasks.executor import require_reachable
-
-OUT = Console(soft_wrap=True)
-ERR = Console(stderr=True, soft_wrap=True)
-
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -75,7 +79,7 @@ def _say(text: str) -> None:
 def _presets(options: argparse.Namespace) -> int:
     found = presets()
     if options.json:
-        return _print_json(found)
+        return print_json(found)
     print_table(OUT, ("preset", "what it shows"), list(found.items()))
     return DONE
 
@@ -83,7 +87,7 @@ def _presets(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     config = load_config(options.config, changes=_changes(options))
-    root = _root(options)
+    root = chosen_root(options.root)
     if config.compute.address:
         require_reachable(config.compute.address)
     run = open_run(config, root=root, name=options.name, source=config_name(options.config), until=options.until)
@@ -95,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     record = run.record = run.catalog.get(run.record.name)  # as the flow left it
     wall = time.monotonic() - began
     if options.json:
-        return _print_json(_run_json(run, record, pending))
+        return print_json(run_json(run, record, pending))
     print_run(OUT, run, pending, wall=wall)
     return DONE
 
@@ -121,26 +125,13 @@ def _travel(run: Run, options: argparse.Namespace) -> None:
     call_flow(load, console=ERR)
 
 
-def _run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, Any]:
-    return {
-        "run": record.name,
-        "path": str(run.paths.folder),
-        "steps": {
-            step: {"status": "done" if step in pending else "reused", "seconds": record.steps[step].seconds}
-            for step in run.steps
-        },
-        "metrics": dict(record.metrics),
-        "metrics_detail": dict(record.metrics_detail),
-    }
-
-
 def _study(options: argparse.Namespace) -> int:
     asked = partial(
         open_study,
         options.config,
         sweeps=options.sweep,
         changes=_changes(options),
-        root=_root(options),
+        root=chosen_root(options.root),
         until=options.until,
     )
     study = asked(name=options.name)
@@ -154,7 +145,7 @@ def _study(options: argparse.Namespace) -> int:
         with Bars(ERR).shown() as listener, listening(listener):
             study = conclude(study)
     if options.json:
-        return _print_json(study.result)
+        return print_json(study.result)
     print_study(OUT, study.result)
     if is_finished:
         OUT.print(f"nothing to do: study {study.name} is finished", highlight=False)
@@ -176,9 +167,9 @@ def _load_study(study: Study, options: argparse.Namespace) -> Callable[[], None]
 
 
 def _runs(options: argparse.Namespace) -> int:
-    records = Catalog(_root(options)).runs()
+    records = Catalog(chosen_root(options.root)).runs()
     if options.json:
-        return _print_json({"runs": [asdict(record) | {"status": _status(record)} for record in records]})
+        return print_json({"runs": [asdict(record) | {"status": _status(record)} for record in records]})
     rows = [
         (
             r.name,
@@ -195,13 +186,13 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    catalog = Catalog(_root(options))
+    catalog = Catalog(chosen_root(options.root))
     record = catalog.get(options.run)
     paths = catalog.paths(record.name)
     found = standing(catalog, record)
     if options.json:
         more = {"status": _status(record), "path": str(paths.folder), "progress": as_json(found)}
-        return _print_json(asdict(record) | more)
+        return print_json(asdict(record) | more)
     OUT.print(f"{record.name}: {_status(record)}, made from {record.config}, {paths.folder}", highlight=False)
     if record.error:
         OUT.print(f"error: {record.error}", markup=False, highlight=False)
@@ -226,7 +217,7 @@ def _facts(summary: Any) -> str:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    named = reopen(Catalog(_root(options)), options.run)
+    named = reopen(Catalog(chosen_root(options.root)), options.run)
     from flows.repair import holder_of_trajectories, repair, verify
 
     run = holder_of_trajectories(named)
@@ -237,7 +228,7 @@ def _verify(options: argparse.Namespace) -> int:
     found = verify(run, is_quick=options.quick)
     result = {"chunks": found.chunks, "bad": list(found.bad), "missing": list(found.missing), "repaired": repaired}
     if options.json:
-        _print_json(result)
+        print_json(result)
     else:
         words = ", ".join(f"{name} {_numbers(result[name])}" for name in ("bad", "missing", "repaired") if result[name])
         OUT.print(f"{found.chunks} chunks: {words or 'all as committed'}", highlight=False)
@@ -250,73 +241,16 @@ def _numbers(chunks: Any) -> str:
     return " ".join(str(chunk) for chunk in chunks[:20]) + (" ..." if len(chunks) > 20 else "")
 
 
-def _sample(options: argparse.Namespace) -> int:
-    if options.count < 1:
-        raise InputError(f"--count must be at least 1, got {options.count}")
-    if not 0 <= options.seed < 2**63:
-        raise InputError(f"--seed must be in [0, 2^63), got {options.seed}")
-    out = Path(options.out)
-    catalog = Catalog(_root(options))
-    record = catalog.get(options.run)
-    places = {}
-    for step in ("ingest", "train_generator"):
-        if step not in record.steps:
-            raise InputError(f"run {record.name!r} has no {step} yet; run it to the end first")
-        places[step] = catalog.paths(record.steps[step].holder)
-    from tasks.sample import SampleRequest, write_sample_file
-
-    request = SampleRequest(
-        count=options.count, steps=options.steps, seed=options.seed, label=options.label, guidance=options.guidance
-    )
-    shape = write_sample_file(places["train_generator"].generator, places["ingest"].data, request, out=out)
-    if options.json:
-        return _print_json({"run": record.name, "out": str(out), "shape": list(shape)})
-    OUT.print(f"{out}: {' x '.join(map(str, shape))}", highlight=False)
-    return DONE
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    run = reopen(Catalog(_root(options)), options.run)
-    if "train_generator" not in run.record.steps:
-        raise InputError(f"run {options.run!r} has no generator yet; run it to the end first")
-    from flows.work import perform
-    from tasks.executor import SerialExecutor
-
-    with Bars(ERR).shown() as listener, listening(listener), run.in_progress():
-        perform("evaluate", run, SerialExecutor(), progress=lambda *_: None)
-    if options.json:
-        return _print_json(_run_json(run, run.record, ("evaluate",)))
-    print_table(OUT, ("metric", "value", "error", "n"), metric_rows(run.record.metrics, run.record.metrics_detail))
-    OUT.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
-    return DONE
-
-
-def _report(options: argparse.Namespace) -> int:
-    catalog = Catalog(_root(options))
-    record = catalog.get(options.run)
-    if "evaluate" not in record.steps:
-        raise InputError(
-            f"run {record.name!r} has no report yet; run it to the end, or charflow evaluate {record.name}"
-        )
-    page = catalog.paths(record.steps["evaluate"].holder).report / "index.html"
-    if not page.is_file():
-        raise StorageError(f"{page} is gone; charflow evaluate {record.name} writes it anew")
-    if options.json:
-        return _print_json({"run": record.name, "report": str(page)})
-    OUT.print(str(page), highlight=False)
-    return DONE
-
-
 def _bench(options: argparse.Namespace) -> int:
     if not options.name:
         found = benchmarks()
         if options.json:
-            return _print_json(found)
+            return print_json(found)
         print_table(OUT, ("bench", "what it measures"), list(found.items()))
         return DONE
     measured = run_benchmark(options.name)
     if options.json:
-        return _print_json(measured)
+        return print_json(measured)
     rows = [(name, f"{value:.4g}") for name, value in measured["results"].items()]
     print_table(OUT, ("contender", measured["unit"]), rows)
     for key, value in measured["detail"].items():
@@ -326,15 +260,6 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _status(record: RunRecord) -> str:
     return record.status if record.status != "running" or is_alive(record) else "interrupted"
-
-
-def _root(options: argparse.Namespace) -> Location:
-    return root_location(options.root or os.environ.get("CHARFLOW_ROOT") or "runs")
-
-
-def _print_json(value: Any) -> int:
-    print(json.dumps(value, indent=1))  # noqa: T201
-    return DONE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -375,9 +300,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, about in (
         ("show", _show, "show one run: steps, progress, facts, metrics, lineage"),
         ("verify", _verify, "recompute the digest of every committed chunk"),
-        ("sample", _sample, "draw one-step samples"),
-        ("evaluate", _evaluate, "measure a run anew"),
-        ("report", _report, "tell where the report of a run lies"),
+        ("sample", results.sample, "draw one-step samples"),
+        ("export", results.export, "write the generator as files that need no charflow"),
+        ("evaluate", results.evaluate, "measure a run anew"),
+        ("report", results.report, "tell where the report of a run lies"),
     ):
         sub = add(name, command, about)
         sub.add_argument("run", metavar="RUN", help="name of the run")
@@ -391,7 +317,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--seed", type=int, default=0, help="of the source noise")
             sub.add_argument("--label", default=None, help="name or index of the class; default: all, as in the data")
             sub.add_argument("--guidance", type=float, default=1.0, metavar="W", help="weight of the label; default 1")
-            sub.add_argument("--out", required=True, help="file: .npy, .npz, .png or .zarr")
+            sub.add_argument("--out", required=True, help=".npy, .npz, .zarr or .png; no suffix: a folder of images")
+        if name == "export":
+            sub.add_argument("--out", required=True, metavar="FOLDER", help="for weights, specification and program")
     return parser
 
 

@@ -1,5 +1,6 @@
 """What a person sees: a bar for each working step, tables at the end."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,11 @@ from flows.progress import Listener, Stopwatch, rate_words
 from flows.runs import Run
 from flows.sweep import short_keys
 from storage.catalog import RunRecord
+
+OUT = Console(soft_wrap=True)
+ERR = Console(stderr=True, soft_wrap=True)
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
 _MOST_BARS = 12  # at once; earlier ones make room
 
@@ -182,3 +188,23 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def print_json(value: Any) -> int:
+    """Print the one object of ``--json``, and give the exit code of a command that is done."""
+    print(json.dumps(value, indent=1))  # noqa: T201
+    return DONE
+
+
+def run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, Any]:
+    """Give what ``--json`` says of a run that has just taken its pending steps."""
+    return {
+        "run": record.name,
+        "path": str(run.paths.folder),
+        "steps": {
+            step: {"status": "done" if step in pending else "reused", "seconds": record.steps[step].seconds}
+            for step in run.steps
+        },
+        "metrics": dict(record.metrics),
+        "metrics_detail": dict(record.metrics_detail),
+    }

@@ -14,7 +14,7 @@ from flows.config import PipelineConfig, as_tree, build_config, dump_config, fla
 from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
 from storage.errors import InputError, RunConflictError, UnknownRunError
-from storage.paths import Location, RunPaths, sources_path
+from storage.paths import Location, RunPaths, root_location, sources_path
 from storage.progress import forget_news
 from storage.sources import source_digest
 from storage.specs import SourceSpec
@@ -181,6 +181,11 @@ def open_run(config: PipelineConfig, *, root: Location, name: str, source: str, 
         catalog.write_config(record.name, dump_config(config))
         run.adopt()
     return run
+
+
+def chosen_root(asked: str) -> Location:
+    """Give where runs lie: where ``--root`` says, else the environment, else here."""
+    return root_location(asked or os.environ.get("CHARFLOW_ROOT") or "runs")
 
 
 def reopen(catalog: Catalog, name: str) -> Run:

@@ -6,8 +6,12 @@ object store a finished put is all of that: there is nothing temporary, and noth
 """
 
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from storage.paths import Location
 from storage.remote import RemotePath
@@ -24,16 +28,45 @@ def write_atomic(path: Location, content: bytes | memoryview, *, top: Location |
     if isinstance(path, RemotePath):
         path.write(content)
         return
-    if isinstance(top, Path):
+    folders = path.parents[: len(path.relative_to(top).parts)] if isinstance(top, Path) else path.parents[:1]
+    if len(folders) > 1:
         path.parent.mkdir(parents=True, exist_ok=True)  # synced below
-    temporary = _write_temporary(path, content)
+    with atomic_file(path) as file:
+        file.write(content)
+    for folder in folders[1:]:
+        sync_folder(folder)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that is published at ``path`` when the block ends, durably; an error leaves nothing."""
+    temporary = _temporary(path)
     try:
+        with temporary.open("wb") as file:
+            yield file
+            _sync_written(file)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    for folder in path.parents[: len(path.relative_to(top).parts)] if isinstance(top, Path) else path.parents[:1]:
-        sync_folder(folder)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill that takes the place of ``path`` when the block ends, durably; an error leaves nothing."""
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_tree(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
 
 
 def replace_lightly(path: Location, content: bytes) -> None:
@@ -54,14 +87,17 @@ def create_exclusive(path: Location, content: bytes) -> bool:
     """
     if isinstance(path, RemotePath):
         return path.create(content)
-    temporary = _write_temporary(path, content)
+    temporary = _temporary(path)
     try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            _sync_written(file)
         os.link(temporary, path)
         is_first = True
     except FileExistsError:
         is_first = False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     return is_first
 
@@ -95,18 +131,15 @@ def sync_tree(path: Path) -> None:
         sync_folder(Path(folder))
 
 
-def _write_temporary(path: Path, content: bytes | memoryview) -> Path:
+def _temporary(path: Path) -> Path:
+    """Give a fresh name beside ``path``, in a folder that is there."""
     _make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+
+
+def _sync_written(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _make_folder(path: Path) -> None:

@@ -154,7 +154,8 @@ def _sets(request: EvaluateRequest, data: DataStore, stored: StoredGenerator) ->
     is_drawn = request.dataset.kind in SYNTHETIC_KINDS
     size = spec.samples if is_drawn else min(spec.samples, data.rows // 2)
     ranges = [(k * size, (k + 1) * size) for k in range(spec.repeats)]
-    samples = [_sample(stored, data, start, stop, seed=spec.seed) for start, stop in ranges]
+    one_step = partial(sample_rows, stored, data.standardisation, steps=1, seed=spec.seed)
+    samples = [one_step(start=start, stop=stop) for start, stop in ranges]
     across = [held(x) for x in samples]
     if is_drawn:
         target = request.dataset.target()
@@ -163,17 +164,6 @@ def _sets(request: EvaluateRequest, data: DataStore, stored: StoredGenerator) ->
     orders = [np.random.default_rng([spec.seed, k]).permutation(data.rows)[: 2 * size] for k in range(spec.repeats)]
     halves = [(partial(_take, data, o[:size]), partial(_take, data, o[size:])) for o in orders]
     return _Sets(samples=samples, comparison=split_pairs(across, halves))
-
-
-def _sample(stored: StoredGenerator, data: DataStore, start: int, stop: int, *, seed: int) -> Floats:
-    """Give one-step samples ``start <= i < stop``, ``[stop - start, *dim]``, in blocks that suit a network."""
-    step = block_rows(stored.dim)
-    return np.concatenate(
-        [
-            sample_rows(stored, data.standardisation, start=low, stop=min(low + step, stop), steps=1, seed=seed)
-            for low in range(start, stop, step)
-        ]
-    )
 
 
 def _take(data: DataStore, rows: Indices) -> Floats:

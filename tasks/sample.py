@@ -12,15 +12,17 @@ from torch import Tensor
 from storage.atomic import write_atomic
 from storage.data import DataStore, Standardisation
 from storage.errors import InputError
-from storage.export import check_sample_path, write_samples
 from storage.paths import Location
+from storage.samples import PICTURE, check_sample_path, sample_file
 from storage.trajectories import Floats
 from tasks.evaluation import plots
 from tasks.train_generator import StoredGenerator, labelled, load_generator
 from tasks.transport.losses import TwoTimeMap
 from tasks.transport.noise import SAMPLE_LABELS, SAMPLES, class_labels, standard_normal
 
-_BATCH = 4096
+_BATCH = 4096  # samples that are held
+_BLOCK_VALUES, _BLOCK_ROWS = 2**16, (16, 1024)  # of a block: numbers at most, and rows at least and at most
+_PICTURED = 10_000  # samples that a picture shows
 _SHOWN_CLASSES = 40
 
 
@@ -36,24 +38,31 @@ class SampleRequest:
 
 
 def write_sample_file(generator: Location, data: Location, request: SampleRequest, *, out: Path) -> tuple[int, ...]:
-    """Draw samples, write them in the format of the file's suffix, and give their shape.
+    """Draw samples, write them in the format of the file's suffix, and give the shape of what was written.
 
-    A ``.png`` shows images as a grid, points in the plane as a scatter, and other vectors as histograms. Where the
-    generator has classes, ``.npz`` and ``.zarr`` also hold ``label [count]``.
+    A ``.png`` shows the first 10,000, images as a grid, points in the plane as a scatter, and other vectors as
+    histograms. A path without suffix becomes a folder of images. Where the generator has classes, ``.npz`` and
+    ``.zarr`` also hold ``label [count]``, and a folder of images has a folder a class.
 
     Raises:
         InputError: the file cannot be written, or an argument is out of range.
     """
-    check_sample_path(out)
     stored, store = load_generator(generator), DataStore(data)
+    check_sample_path(out, dim=stored.dim)
     label = find_class(request.label, store.classes, count=stored.classes) if request.label is not None else None
-    x = _draw(stored, store.standardisation, request, label=label)
-    if out.suffix == ".png":
+    _require(stored, steps=request.steps, guidance=request.guidance)
+    if out.suffix == PICTURE:
+        x = _draw(stored, store.standardisation, request, stop=min(request.count, _PICTURED), label=label)
         write_atomic(out, picture(x))
-    else:
-        labels = sample_labels(stored, start=0, stop=request.count, seed=request.seed, label=label)
-        write_samples(out, x, label=None if labels is None else labels.numpy())
-    return x.shape
+        return x.shape
+    classes = store.classes if stored.classes else None
+    with sample_file(out, count=request.count, dim=stored.dim, classes=classes) as write:
+        for start in range(0, request.count, _BATCH):
+            stop = min(start + _BATCH, request.count)
+            labels = sample_labels(stored, start=start, stop=stop, seed=request.seed, label=label)
+            x = _draw(stored, store.standardisation, request, start=start, stop=stop, label=label)
+            write(x, None if labels is None else labels.numpy())
+    return (request.count, *stored.dim)
 
 
 def find_class(text: str, names: tuple[str, ...], *, count: int) -> int:
@@ -110,7 +119,7 @@ def sample(
         InputError: ``steps`` is not in [1, K], or the generator cannot follow the label or the guidance.
     """
     request = SampleRequest(count=count, steps=steps, seed=seed, guidance=guidance)
-    return _draw(load_generator(generator), DataStore(data).standardisation, request, label=label)
+    return _draw(load_generator(generator), DataStore(data).standardisation, request, stop=count, label=label)
 
 
 def sample_rows(
@@ -124,19 +133,23 @@ def sample_rows(
     label: int | None = None,
     guidance: float = 1.0,
 ) -> Floats:
-    """Draw samples ``start <= i < stop`` of a seed, ``[stop - start, *dim]`` float32 in data units."""
-    last = len(stored.times) - 1
-    if not 1 <= steps <= last:
-        raise InputError(f"--steps must be in [1, {last}], got {steps}")
-    _require_guidance(stored, guidance)
-    path = [stored.times[round(k * last / steps)] for k in range(steps + 1)]
-    labels = sample_labels(stored, start=start, stop=stop, seed=seed, label=label)
-    jump = _guided(stored, labels, guidance=guidance)
-    x = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(torch.float32)
-    with torch.no_grad():
-        for t, s in pairwise(path):
-            x = jump(torch.tensor(t), torch.tensor(s), x)
-    return np.asarray(standardisation.to_data(x.numpy()))
+    """Draw samples ``start <= i < stop`` of a seed, ``[stop - start, *dim]`` float32 in data units.
+
+    Sample i has the same bits whichever others are drawn: the network takes whole blocks of rows, always the same.
+    """
+    path = _require(stored, steps=steps, guidance=guidance)
+    rows = _block_rows(stored.dim)
+    low, high = start // rows * rows, -(-stop // rows) * rows
+    x = np.empty((high - low, *stored.dim), np.float32)
+    for first in range(low, high, rows):
+        labels = sample_labels(stored, start=first, stop=first + rows, seed=seed, label=label)
+        jump = _guided(stored, labels, guidance=guidance)
+        state = standard_normal(seed, first, first + rows, stored.dim, stream=SAMPLES).to(torch.float32)
+        with torch.no_grad():
+            for t, s in pairwise(path):
+                state = jump(torch.tensor(t), torch.tensor(s), state)
+        x[first - low : first - low + rows] = state.numpy()
+    return np.asarray(standardisation.to_data(x[start - low : stop - low]))
 
 
 def sample_labels(stored: StoredGenerator, *, start: int, stop: int, seed: int, label: int | None) -> Tensor | None:
@@ -162,22 +175,39 @@ def sample_labels(stored: StoredGenerator, *, start: int, stop: int, seed: int, 
 
 
 def _draw(
-    stored: StoredGenerator, standardisation: Standardisation, request: SampleRequest, *, label: int | None
+    stored: StoredGenerator,
+    standardisation: Standardisation,
+    request: SampleRequest,
+    *,
+    start: int = 0,
+    stop: int,
+    label: int | None,
 ) -> Floats:
-    out = np.empty((request.count, *stored.dim), np.float32)
-    for start in range(0, request.count, _BATCH):
-        stop = min(start + _BATCH, request.count)
-        out[start:stop] = sample_rows(
-            stored,
-            standardisation,
-            start=start,
-            stop=stop,
-            steps=request.steps,
-            seed=request.seed,
-            label=label,
-            guidance=request.guidance,
-        )
-    return out
+    return sample_rows(
+        stored,
+        standardisation,
+        start=start,
+        stop=stop,
+        steps=request.steps,
+        seed=request.seed,
+        label=label,
+        guidance=request.guidance,
+    )
+
+
+def _block_rows(dim: tuple[int, ...]) -> int:
+    """Give how many rows the network takes at once, a power of two: many for points, few for images."""
+    least, most = _BLOCK_ROWS
+    return min(max(least, 1 << (_BLOCK_VALUES // math.prod(dim)).bit_length() - 1), most)
+
+
+def _require(stored: StoredGenerator, *, steps: int, guidance: float) -> list[float]:
+    """Give the times of a sample's path; raise :class:`InputError` where the generator cannot follow it."""
+    last = len(stored.times) - 1
+    if not 1 <= steps <= last:
+        raise InputError(f"--steps must be in [1, {last}], got {steps}")
+    _require_guidance(stored, guidance)
+    return [stored.times[round(k * last / steps)] for k in range(steps + 1)]
 
 
 def _require_guidance(stored: StoredGenerator, guidance: float) -> None:

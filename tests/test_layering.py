@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("flows", "tasks", "storage")
-STEPS = ("ingest", "fit_velocity", "integrate", "train_generator", "sample", "evaluate")
+STEPS = ("ingest", "fit_velocity", "integrate", "train_generator", "sample", "evaluate", "export")
 STDLIB = set(sys.stdlib_module_names)
 
 # folder or file -> what it may import beside the standard library; the longest match counts

@@ -1,10 +1,11 @@
-"""One encoded image at a time: decoded, compared with the first one, and mapped to [-1, 1]."""
+"""One encoded image at a time: decoded, compared with the first one, mapped to [-1, 1], and all the way back."""
 
 import io
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,18 @@ def to_unit(pixels: Pixels) -> npt.NDArray[np.float32]:
     values /= np.float32(127.5)
     values -= np.float32(1)
     return values
+
+
+def from_unit(x: npt.NDArray[Any]) -> Pixels:
+    """Map [-1, 1] to 0 ... 255, rounded; values outside are clipped."""
+    return np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Give the PNG of an image ``[channels, height, width]`` of 1 or 3 channels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _plain(reason: str) -> str:

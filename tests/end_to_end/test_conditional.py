@@ -1,5 +1,6 @@
 """The conditional road in this process: labelled data, a network velocity, guided trajectories, a class on demand."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,16 @@ def test_without_a_label_samples_have_the_shares_of_the_data_and_sit_where_they_
     assert abs(found["label"].mean() - SHARES[1]) < 4.5 * (0.75 * 0.25 / 3000) ** 0.5
     for label in (0, 1):
         assert nearest(found["x"][found["label"] == label], label) > 0.99
+
+
+def test_the_exported_program_is_the_generator(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["export", "two", "--root", str(root), "--out", str(tmp_path / "two"), "--json"])
+    assert caught.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["run"] == "two"
+    assert sorted(told["files"]) == sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert told["difference"] < 1e-5
 
 
 def test_each_stored_trajectory_ends_in_the_class_that_it_is_labelled_with(root: Path) -> None:

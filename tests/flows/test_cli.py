@@ -43,6 +43,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("sample", "ghost", "--count", "3", "--out", "x.npy"), "run 'ghost' is unknown"),
         (("sample", "ghost", "--count", "0", "--out", "x.npy"), "--count must be at least 1, got 0"),
         (("sample", "ghost", "--count", "3", "--seed", "-1", "--out", "x.npy"), "--seed must be in [0, 2^63), got -1"),
+        (("export", "ghost", "--out", "x"), "run 'ghost' is unknown"),
         (("study", "nope", "--sweep", "seed=1,2"), "config 'nope' is unknown"),
         (("study", "moons"), "a study needs at least one --sweep section.key=v1,v2,..."),
         (("study", "moons", "--sweep", "trajectories.step=4,8"), "trajectories.step is unknown, got 4; allowed: count"),

@@ -13,8 +13,10 @@ from torch import Tensor
 from storage.data import Standardisation
 from storage.errors import InputError
 from tasks import sample as sample_module
+from tasks.networks.build import build_generator
 from tasks.networks.generator import Generator
 from tasks.sample import SampleRequest, find_class, sample_labels, sample_rows, write_sample_file
+from tasks.specs import NetworkSpec
 from tasks.train_generator import StoredGenerator
 from tasks.transport.noise import SAMPLES, standard_normal
 
@@ -74,6 +76,20 @@ def test_the_label_of_a_sample_is_a_function_of_seed_and_index() -> None:
     assert torch.equal(torch.cat([labels(CONDITIONAL, stop=7), labels(CONDITIONAL, start=7)]), whole)
     assert not torch.equal(labels(CONDITIONAL, seed=6), whole)
     assert rows(CONDITIONAL, start=100, stop=103) == pytest.approx(rows(CONDITIONAL)[100:103])
+
+
+@pytest.mark.parametrize("span", [(0, 1), (7, 9), (1000, 1100), (0, 1500)])
+def test_a_sample_has_the_same_bits_whichever_others_are_drawn(span: tuple[int, int]) -> None:
+    """A product of matrices may add up in another order for another number of rows."""
+    network = NetworkSpec(width=64, depth=2)
+    generator = build_generator(network, (6,), seed=0, interpolant="linear", data_std=1.0).requires_grad_(False)
+    torch.nn.init.normal_(generator.backbone.output.weight)  # type: ignore[union-attr, arg-type]
+    stored = replace(PLAIN, generator=generator, dim=(6,))
+    units = Standardisation(mean=np.zeros(6), scale=np.ones(6))
+    start, stop = span
+    whole = sample_rows(stored, units, start=0, stop=2000, steps=2, seed=5)
+    part = sample_rows(stored, units, start=start, stop=stop, steps=2, seed=5)
+    assert part.tobytes() == whole[start:stop].tobytes()
 
 
 def test_an_unconditional_generator_samples_as_before() -> None:
