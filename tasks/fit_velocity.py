@@ -33,7 +33,7 @@ from tasks.training.ddp import train_on_cluster
 from tasks.training.device import describe, place_training
 from tasks.training.fit import fit, is_published, require_network, resume
 from tasks.training.group import Group
-from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible
+from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible, stream_grid
 from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.losses import denoiser_matching_loss
@@ -117,7 +117,9 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
 def _train(request: VelocityRequest, *, progress: Progress) -> float:
     """Train on the cluster, after refusing here what would fail there; give the seconds that were not training."""
     spec, store = request.velocity, DataStore(request.data)
-    require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
+    streams = stream_grid(store.shards, batch_size=spec.batch_size).count
+    if isinstance(spec.workers, int):
+        require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
     _class_count(request, store)
     require_network("velocity", spec.network, store.dim)
     return train_on_cluster(
@@ -125,6 +127,7 @@ def _train(request: VelocityRequest, *, progress: Progress) -> float:
         request,
         section="velocity",
         spec=spec,
+        parts=streams,
         place=request.place,
         device=request.device,
         progress=progress,

@@ -186,6 +186,14 @@ class NetworkSpec:
         require(0 <= self.dropout < 1, f"network.dropout must be in [0, 1), got {self.dropout:g}")
 
 
+Workers = int | tuple[int, int]  # of a training: so many, or at least and at most
+
+
+def worker_range(workers: Workers) -> tuple[int, int]:
+    """Give the least and the greatest number of workers."""
+    return (workers, workers) if isinstance(workers, int) else workers
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimiserSpec:
     """Knobs that both trainings share, made of a section's own keys."""
@@ -194,7 +202,7 @@ class OptimiserSpec:
     steps: int
     batch_size: int
     learning_rate: float
-    workers: int
+    workers: Workers
     warmup: int
     ema: float
     clip: float
@@ -205,14 +213,17 @@ class OptimiserSpec:
         require_at_least(f"{self.section}.batch_size", self.batch_size, 1)
         require_at_least(f"{self.section}.micro_batch_size", self.micro_batch_size, 0)
         require_positive(f"{self.section}.learning_rate", self.learning_rate)
-        require_at_least(f"{self.section}.workers", self.workers, 1)
+        least, most = worker_range(self.workers)
+        require_at_least(f"{self.section}.workers", least, 1)
+        require(least <= most, f"{self.section}.workers must be [least, most], got [{least}, {most}]")
         require_at_least(f"{self.section}.warmup", self.warmup, 0)
         require(0 <= self.ema < 1, f"{self.section}.ema must be in [0, 1), got {self.ema:g}")
         require_positive(f"{self.section}.clip", self.clip)
-        require(
-            self.batch_size % self.workers == 0,
-            f"{self.section}.batch_size must be a multiple of workers ({self.workers}), got {self.batch_size}",
-        )
+        for workers in (least, most):
+            require(
+                self.batch_size % workers == 0,
+                f"{self.section}.batch_size must be a multiple of workers ({workers}), got {self.batch_size}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +238,7 @@ class VelocitySpec:
     batch_size: int = 1024  # global, over all workers
     micro_batch_size: int = 0  # rows that a worker computes at once, which bounds its memory; 0: its whole batch
     learning_rate: float = 1e-3  # peak, after the warm-up and before the cosine
-    workers: int = 2  # Ray Train workers
+    workers: Workers = 2  # Ray Train workers; [least, most]: as many as the cluster has room for, now and later
     warmup: int = 200  # optimiser steps
     ema: float = 0.999  # final decay of the weights' moving average
     clip: float = 1.0  # largest norm of the gradient
@@ -297,7 +308,7 @@ class GeneratorSpec:
     batch_size: int = 2048  # global, over all workers
     micro_batch_size: int = 0  # rows that a worker computes at once, which bounds its memory; 0: its whole batch
     learning_rate: float = 1e-3
-    workers: int = 2
+    workers: Workers = 2
     warmup: int = 200
     ema: float = 0.999
     clip: float = 1.0

@@ -70,6 +70,7 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
             request,
             section="generator",
             spec=request.generator,
+            parts=request.generator.batch_size,
             place=request.place,
             device=request.device,
             progress=progress,

@@ -4,6 +4,7 @@ Workers write their own metrics and checkpoints to the shared root, so nothing p
 """
 
 import logging
+import os
 import signal
 import tempfile
 import threading
@@ -19,7 +20,7 @@ from torch import distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from storage.journal import read_journal
-from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec
+from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec, Workers, worker_range
 from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.group import Group, alone
 
@@ -30,6 +31,10 @@ Request = TypeVar("Request")
 UNUSED_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 
 RESTARTS = 3
+_ELASTIC_RESTARTS = 30  # of a group of as many workers as there is room for: nodes come and go
+RESIZE_SECONDS = 30.0  # between looks for room for more workers
+# Ray learns every 20 s what room there is; so long a group that no longer fits is waited for, and then made smaller
+_SOONER = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 _FOLLOW_SECONDS = 0.5
 
 
@@ -39,6 +44,7 @@ def train_on_cluster(
     *,
     section: str,
     spec: VelocitySpec | GeneratorSpec,
+    parts: int,
     place: TrainingPlace,
     device: str,
     progress: Progress,
@@ -52,6 +58,7 @@ def train_on_cluster(
         request: picklable.
         section: of the configuration, for the words.
         spec: its knobs.
+        parts: as for :func:`run_distributed`.
         place: where the files go.
         device: ``compute.device``.
         progress: told of the steps.
@@ -62,7 +69,14 @@ def train_on_cluster(
     found = cluster_device(device)
     warn_of_fallback(section, spec, found)
     return run_distributed(
-        worker, request, workers=spec.workers, place=place, steps=spec.steps, progress=progress, device=found
+        worker,
+        request,
+        workers=spec.workers,
+        parts=parts,
+        place=place,
+        steps=spec.steps,
+        progress=progress,
+        device=found,
     )
 
 
@@ -70,23 +84,29 @@ def run_distributed(
     worker: Callable[[Request, Group], None],
     request: Request,
     *,
-    workers: int,
+    workers: Workers,
     place: TrainingPlace,
     steps: int,
     progress: Progress,
+    parts: int = 0,
     device: str = "cpu",
 ) -> float:
     """Run ``worker(request, group)`` on each of ``workers`` Ray Train workers of one thread, until all are done.
+
+    With least and most workers there are as many as the cluster has room for: a lost one shrinks the group, and where
+    there is room again it grows, each time from the newest checkpoint.
 
     Gives the seconds that were not training: starting and stopping workers, and attempts that were lost.
 
     Args:
         worker: a module-level function; on a restart it finds its newest checkpoint by itself.
         request: picklable.
-        workers: size of the group.
+        workers: size of the group; or the least and the greatest.
         place: whose journal tells how far the training is.
         steps: optimiser steps in all.
         progress: told about twice a second.
+        parts: equal parts that every global batch can be cut into; workers beyond the most that divide them sit out.
+            0: any number.
         device: ``cpu``, or ``cuda`` for a GPU a worker, or a share of one where there are fewer.
 
     Raises:
@@ -95,16 +115,27 @@ def run_distributed(
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # slow to import
 
     began = time.monotonic()
-    resources = worker_resources(workers=workers, gpus=_gpus() if device == "cuda" else 0)
+    least, most = worker_range(workers)
+    is_elastic = least < most
+    if is_elastic:
+        os.environ.setdefault(*_SOONER)
+    resources = worker_resources(workers=most, gpus=_gpus() if device == "cuda" else 0)
+    scaling: dict[str, Any] = {
+        "num_workers": (least, most) if is_elastic else least,
+        "elastic_resize_monitor_interval_s": RESIZE_SECONDS,
+        "use_gpu": "GPU" in resources,
+        "resources_per_worker": resources,
+    }
+    loop = {"worker": worker, "request": request, "gpu_share": resources.get("GPU", 0.0), "parts": parts}
     with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, _Follower(place, steps, progress):
         trainer = _trainer_class()(
             _enter,
-            train_loop_config={"worker": worker, "request": request, "gpu_share": resources.get("GPU", 0.0)},
-            scaling_config=ScalingConfig(
-                num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=resources
-            ),
+            train_loop_config=loop,
+            scaling_config=ScalingConfig(**scaling),
             run_config=RunConfig(
-                name=place.key, storage_path=scratch, failure_config=FailureConfig(max_failures=RESTARTS)
+                name=place.key,
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=_ELASTIC_RESTARTS if is_elastic else RESTARTS),
             ),
         )
         _run(trainer)
@@ -172,17 +203,26 @@ def _enter(config: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     device = given_device("cuda" if config["gpu_share"] else "cpu")
     context = train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, world = context.get_world_rank(), seats(context.get_world_size(), parts=config["parts"])
+    worker, request, share = config["worker"], config["request"], config["gpu_share"]
     if world == 1:
-        config["worker"](config["request"], alone(device))
+        if rank == 0:
+            worker(request, alone(device))
         return
-    dist.init_process_group(backend(config["gpu_share"]), store=_meet(rank, world), rank=rank, world_size=world)
+    meeting = _meet(rank, world)
+    if meeting is None:
+        logger.warning("worker %d sits out: %d divide the batch, and not more", rank, world)
+        return
+    dist.init_process_group(backend(share), store=meeting, rank=rank, world_size=world)
     try:
-        config["worker"](
-            config["request"], Group(rank=rank, world=world, average=partial(_average, world), device=device)
-        )
+        worker(request, Group(rank=rank, world=world, average=partial(_average, world), device=device))
     finally:
         dist.destroy_process_group()
+
+
+def seats(workers: int, *, parts: int) -> int:
+    """Give how many of so many workers take part in batches of ``parts`` equal parts: the most that divide them."""
+    return workers if parts == 0 else next(count for count in range(workers, 0, -1) if parts % count == 0)
 
 
 def backend(gpu_share: float) -> str:
@@ -190,14 +230,19 @@ def backend(gpu_share: float) -> str:
     return "nccl" if gpu_share == 1 else "gloo"
 
 
-def _meet(rank: int, world: int) -> Store:
-    """Give the store over which the ranks find each other, on a port of rank 0's node that it alone chose."""
+def _meet(rank: int, world: int) -> Store | None:
+    """Give the store over which the ranks find each other, on a port of rank 0's node that it alone chose.
+
+    Every worker comes here, since Ray waits for all; whoever has no seat gets None.
+    """
     import ray
     from ray.train.collective import broadcast_from_rank_zero
 
     host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     store = TCPStore(host, 0, world, is_master=True, wait_for_workers=False) if rank == 0 else None
     host, port = broadcast_from_rank_zero((host, store.port) if store else None)
+    if rank >= world:
+        return None
     return store or TCPStore(host, port, world, is_master=False)
 
 

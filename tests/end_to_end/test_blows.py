@@ -8,14 +8,12 @@ times.
 import os
 import pickle
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,7 +25,8 @@ from tasks.integrate import IntegrateRequest, integrate
 from tasks.specs import TrajectoriesSpec
 from tests.end_to_end.blows import alive, read_log
 from tests.end_to_end.command import ROOT
-from tests.end_to_end.test_interruption import chunk_files, engines_of, wait_until
+from tests.end_to_end.nodes import Nodes, cluster_of, kill
+from tests.end_to_end.test_interruption import chunk_files, wait_until
 from tests.local import on_disk
 from tests.tasks.test_integrate import request_of
 
@@ -35,66 +34,13 @@ pytestmark = pytest.mark.slow
 
 BLOWS = int(os.environ.get("CHARFLOW_BLOWS", "3"))
 CHUNKS = 12 * BLOWS
-_NODE: dict[str, Any] = {
-    "node_ip_address": "127.0.0.1",
-    "include_dashboard": False,
-    "object_store_memory": 80 * 2**20,
-}
 SPEC = TrajectoriesSpec(count=64 * CHUNKS, steps=8, chunk_rows=64)
-
-
-class Nodes:
-    """A head without work and three nodes of one CPU."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._cluster: Any = Cluster(head_node_args={"num_cpus": 0, **_NODE}, initialize_head=True)
-        self._nodes = [self._cluster.add_node(num_cpus=1, **_NODE) for _ in range(3)]
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def workers(self) -> list[list[int]]:
-        """Give the processes of each node."""
-        return [engines_of(self._raylet(node)) for node in self._nodes]
-
-    def kill(self, index: int) -> set[int]:
-        """Kill a node as a power cut would, start another in its place, and give the processes that fell."""
-        node = self._nodes[index]
-        raylet = self._raylet(node)
-        os.kill(raylet, signal.SIGSTOP)  # or it would start another worker meanwhile
-        fallen = {raylet, *engines_of(raylet)}
-        for pid in fallen:
-            kill(pid)
-        self._cluster.remove_node(node, allow_graceful=False)
-        self._nodes[index] = self._cluster.add_node(num_cpus=1, wait=False, **_NODE)
-        return fallen
-
-    def shutdown(self) -> None:
-        self._cluster.shutdown()
-
-    @staticmethod
-    def _raylet(node: Any) -> int:
-        return int(node.all_processes["raylet"][0].process.pid)
-
-
-def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for name, value in {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}.items():
-        monkeypatch.setenv(name, value)
-    found = Nodes()
-    yield found
-    found.shutdown()
+    with cluster_of(3, monkeypatch) as found:
+        yield found
 
 
 def test_blows_at_random_lose_just_what_the_ledger_says(nodes: Nodes, tmp_path: Path) -> None:
@@ -145,7 +91,10 @@ class Battle:
                 kill(pid)
                 self._count({pid})
             case "node":
-                self._count(self._nodes.kill(self.random.choice(self._busy_nodes())))
+                index = self.random.choice(self._busy_nodes())
+                fallen = self._nodes.kill(index)
+                self._nodes.replace(index)
+                self._count(fallen)
             case _:
                 kill(self.driver.pid)
                 self.driver.communicate()

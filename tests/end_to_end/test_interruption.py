@@ -16,12 +16,12 @@ pytestmark = pytest.mark.slow
 
 CHANGES = (
     "dataset.count=500",
-    "trajectories.count=3000",
+    "trajectories.count=2000",
     "trajectories.chunk_rows=100",
     "trajectories.sub_batch=1",  # slow enough to be caught in the middle
     "trajectories.steps=8",
 )
-CHUNKS = 30
+CHUNKS = 20
 
 
 def committed(root: Path) -> int:
@@ -64,32 +64,33 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return chunk_bytes(root)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
-def test_a_driver_stopped_in_the_middle_of_integrate(
-    tmp_path: Path, undisturbed: dict[str, bytes], blow: signal.Signals
-) -> None:
+def test_a_driver_stopped_twice_in_the_middle_of_integrate(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     root = tmp_path / "runs"
+    kept = stop(root, signal.SIGINT, at=3)
+    shown = charflow_json("show", "gaussian", root=root)
+    assert shown["status"] == "interrupted"
+    assert shown["progress"]["step"] == "integrate"
+    assert shown["progress"]["chunks"] == {"committed": kept, "chunks": CHUNKS}
+    records = {path: path.read_bytes() for path in (root / "gaussian" / "trajectories.ledger" / "commits").iterdir()}
+    kept = stop(root, signal.SIGKILL, at=kept + 4)  # the same command went on from there
+    assert all(path.read_bytes() == content for path, content in records.items())
+    assert integrate_here(root, changes=CHANGES)["simulated"] == CHUNKS - kept
+    assert chunk_bytes(root) == undisturbed
+
+
+def stop(root: Path, blow: signal.Signals, *, at: int) -> int:
+    """Start the whole command, stop it once so many chunks are committed, and give how many are in the end."""
     driver = start("run", "gaussian", "--until", "integrate", root=root, changes=CHANGES)
-    assert wait_until(lambda: committed(root) >= 5, seconds=120), driver.communicate(timeout=10)
+    assert wait_until(lambda: committed(root) >= at, seconds=120), driver.communicate(timeout=10)
     below = engines_of(driver.pid)
     os.kill(driver.pid, blow)
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == (-signal.SIGKILL if blow == signal.SIGKILL else 130), (out, err)
     assert "Traceback" not in err
     assert wait_until(lambda: not any(map(alive, below)), seconds=20), [pid for pid in below if alive(pid)]
-    kept = committed(root)
-    assert 5 <= kept < CHUNKS
-    if blow == signal.SIGKILL:  # the whole command once; its engines have been tried enough
-        charflow("run", "gaussian", "--until", "integrate", root=root, changes=CHANGES)
-        simulated = charflow_json("show", "gaussian", root=root)["steps"]["integrate"]["summary"]["simulated"]
-    else:
-        shown = charflow_json("show", "gaussian", root=root)
-        assert shown["status"] == "interrupted"
-        assert shown["progress"]["step"] == "integrate"
-        assert shown["progress"]["chunks"] == {"committed": kept, "chunks": CHUNKS}
-        simulated = integrate_here(root, changes=CHANGES)["simulated"]
-    assert simulated == CHUNKS - kept
-    assert chunk_bytes(root) == undisturbed
+    found = committed(root)
+    assert at <= found < CHUNKS
+    return found
 
 
 def test_a_driver_asked_to_end_in_the_middle_of_a_training_keeps_its_checkpoint(tmp_path: Path) -> None:

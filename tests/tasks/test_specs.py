@@ -102,6 +102,9 @@ WRONG_OPTIMISER: list[tuple[dict[str, Any], str]] = [
     ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1"),
     ({"ema": -0.5}, r"ema must be in \[0, 1\), got -0\.5"),
     ({"clip": 0.0}, r"clip must be positive, got 0"),
+    ({"workers": (0, 2)}, r"workers must be at least 1, got 0"),
+    ({"workers": (4, 2)}, r"workers must be \[least, most\], got \[4, 2\]"),
+    ({"batch_size": 10, "workers": (1, 3)}, r"batch_size must be a multiple of workers \(3\), got 10"),
     ({"batch_size": 10, "workers": 3}, r"batch_size must be a multiple of workers \(3\), got 10"),
 ]
 

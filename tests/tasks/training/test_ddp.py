@@ -15,7 +15,7 @@ from tasks.executor import ray_session
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, TrainingPlace, VelocitySpec
-from tasks.training.ddp import UNUSED_CALLBACKS, run_distributed
+from tasks.training.ddp import UNUSED_CALLBACKS, run_distributed, seats
 from tasks.training.group import Group
 from tests.local import on_disk
 
@@ -104,6 +104,12 @@ def test_a_workers_error_arrives_as_it_was_raised(tmp_path: Path, monkeypatch: p
     request = request_of(tmp_path, workers=1)
     with pytest.raises(ValueError, match="rank 0 of 1 cannot go on"):
         run_distributed(complain, request, workers=1, place=request.place, steps=30, progress=silent)
+
+
+def test_workers_that_would_cut_a_batch_unevenly_sit_out() -> None:
+    assert [seats(workers, parts=48) for workers in (1, 2, 3, 4, 5, 6, 7, 9)] == [1, 2, 3, 4, 4, 6, 6, 8]
+    assert [seats(workers, parts=7) for workers in (1, 2, 6, 7, 8)] == [1, 1, 1, 7, 7]
+    assert seats(5, parts=0) == 5
 
 
 def test_the_trainer_still_has_the_callbacks_that_are_left_out() -> None:
