@@ -18,7 +18,7 @@ from tasks.training.device import ON_CPU, Placement
 from tasks.training.dropout import reproducible
 from tasks.training.feed import Feed
 from tasks.training.group import Group
-from tasks.training.loop import Log, TrainingState, begin, train
+from tasks.training.loop import Log, MisfitError, TrainingState, begin, train
 
 Batch = TypeVar("Batch")
 
@@ -45,11 +45,22 @@ def is_published(place: TrainingPlace) -> bool:
 def resume(
     model: nn.Module, spec: OptimiserSpec, place: TrainingPlace, *, placement: Placement = ON_CPU
 ) -> TrainingState:
-    """Give the state of the newest valid checkpoint, or the state before the first step, on the training's device."""
-    state = begin(placement.take(model), spec)
-    newest = CheckpointFolder(place.checkpoints).newest()
+    """Give the state of the newest valid checkpoint, or the state before the first step, on the training's device.
+
+    Raises:
+        InputError: that checkpoint was written for another key, or does not fit the model.
+    """
+    state = begin(placement.take(model), spec, key=place.key)
+    folder = CheckpointFolder(place.checkpoints)
+    newest = folder.newest()
     if newest is not None:
-        restore(state, newest)
+        try:
+            restore(state, newest)
+        except MisfitError as error:
+            raise InputError(
+                f"checkpoint of step {newest.step} in {folder.folder} is another training's: {error}; "
+                "remove that folder"
+            ) from error
     return state
 
 
