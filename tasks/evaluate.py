@@ -46,8 +46,9 @@ from tasks.rows import Indices, RowReader
 from tasks.sample import image_shape, sample_labels, sample_rows
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
 from tasks.storage_choices import measure_storage
-from tasks.train_generator import StoredGenerator, labelled, load_generator
+from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.device import local_device
+from tasks.training.fitting import labelled
 from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.noise import FRESH_DATA, SAMPLES, standard_normal

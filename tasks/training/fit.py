@@ -11,11 +11,12 @@ from storage.errors import InputError
 from storage.journal import Journal
 from storage.models import has_model, publish_model, read_model
 from tasks.networks.build import require_fitting
-from tasks.specs import NetworkSpec, OptimiserSpec, TrainingPlace
+from tasks.specs import GeneratorSpec, NetworkSpec, OptimiserSpec, TrainingPlace
 from tasks.training.backward import backward
 from tasks.training.checkpoint import CheckpointWriter, restore, to_checkpoint, weights_to_bytes
 from tasks.training.device import ON_CPU, Placement
 from tasks.training.dropout import reproducible
+from tasks.training.features import require_features
 from tasks.training.feed import Feed
 from tasks.training.group import Group
 from tasks.training.loop import Log, MisfitError, TrainingState, begin, train
@@ -35,6 +36,17 @@ def require_network(section: str, network: NetworkSpec, dim: tuple[int, ...]) ->
         require_fitting(network, dim)
     except ValueError as error:
         raise InputError(f"{section}.{error}") from error
+
+
+def require_generator(spec: GeneratorSpec, dim: tuple[int, ...]) -> None:
+    """Refuse, before any worker starts, a generator that cannot be fitted to states of shape ``dim``.
+
+    Raises:
+        InputError: its network cannot take them, or its features do not.
+    """
+    require_network("generator", spec.network, dim)
+    if spec.features:
+        require_features(spec.features, dim)
 
 
 def is_published(place: TrainingPlace) -> bool:
