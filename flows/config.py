@@ -229,6 +229,11 @@ def _require_consistent(config: PipelineConfig) -> None:
             f"velocity.conditional = true needs a dataset with labels, got dataset.kind = {config.dataset.kind}, whose "
             "points have none"
         )
+    if config.generator.diagonal > 0 and velocity.conditional and trajectories.guidance != 1:
+        raise InputError(
+            f"generator.diagonal must be 0 for trajectories.guidance other than 1 (got {trajectories.guidance:g}): the "
+            "denoiser of the data is not the guided one"
+        )
     if config.generator.warm_start and (velocity.kind != "network" or velocity.network != config.generator.network):
         raise InputError(
             "generator.warm_start = true needs velocity.kind = network and generator.network equal to velocity.network"

@@ -46,7 +46,15 @@ def travel(run: Run) -> None:
 
 
 def take_steps(run: Run, cluster: Cluster) -> None:
-    """Take the steps that are left of a run in progress."""
+    """Take the steps that are left of a run in progress.
+
+    Raises:
+        InputError: code that the last of them would need is not there, which is said before the first.
+    """
+    if run.config.generator.features and "train_generator" in run.pending:
+        from tasks.train_generator import require_importable  # imports torch, which is not needed here otherwise
+
+        require_importable(run.config.generator.features)
     executor = cluster.executor(run)
     for step in run.steps:
         TASKS[step](step, run, executor)

@@ -54,7 +54,7 @@ def _fit_velocity(run: Run, executor: Executor, progress: Progress) -> Any:
         data=run.holder("ingest").data,
         place=TrainingPlace(folder=run.paths.velocity, key=run.keys["fit_velocity"]),
         device=run.config.compute.device,
-        generator=run.config.generator.network if "train_generator" in run.pending else None,
+        generator=run.config.generator if "train_generator" in run.pending else None,
     )
     return fit_velocity(request, executor=executor, progress=progress)
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from storage.chunks import Shard
 from storage.data import DataStore
+from storage.errors import InputError
 from storage.export import write_report
 from storage.models import read_model
 from storage.paths import Location
@@ -31,7 +32,7 @@ from tasks.evaluation.sinkhorn import sinkhorn
 from tasks.evaluation.sliced import sliced_wasserstein
 from tasks.evaluation.wasserstein import wasserstein
 from tasks.fit_velocity import load_velocity
-from tasks.measures import block_rows, held_out, measure_lipschitz, measure_velocity
+from tasks.measures import block_rows, held_out, measure_lipschitz, measure_velocity, root_mean_square
 from tasks.report import (
     PROJECTIONS,
     SINKHORN_POINTS,
@@ -46,8 +47,9 @@ from tasks.sample import image_shape, sample_labels, sample_rows
 from tasks.simulation import given_labels
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
 from tasks.storage_choices import measure_storage
-from tasks.train_generator import StoredGenerator, labelled, load_generator
+from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.device import local_device
+from tasks.training.fitting import labelled
 from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.noise import FRESH_DATA, SAMPLES, standard_normal
@@ -100,15 +102,17 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     No more than the sets of samples, one pair of sets and a block of data are in memory at once.
 
     Raises:
-        InputError: there is no finished generator, or a GPU was asked for and there is none.
+        InputError: there is no finished generator, the trajectories are not those that it was fitted to, or a GPU was
+            asked for and there is none.
     """
     began = time.monotonic()
     data = DataStore(request.data)
     stored = load_generator(request.generator.folder)
     store = TrajectoryStore.open(request.store)
+    _require_same_path(stored, store)
     sets = _sets(request, data, stored)
     measured = _measure(sets.comparison, dim=data.dim, seed=request.evaluation.seed, progress=progress)
-    others = [_memorised(sets.samples, data), _fit_error(request, data, store, stored)]
+    others = [_memorised(sets.samples, data), *_fit_errors(request, data, store, stored)]
     velocity, about = _velocity(request, data, store)
     storage = measure_storage(
         store.plan,
@@ -236,8 +240,24 @@ def _velocity(
     return found, about_velocity(pairs=pairs.description, stop=pairs.stop, is_copying=is_copying)
 
 
-def _fit_error(request: EvaluateRequest, data: DataStore, store: TrajectoryStore, stored: StoredGenerator) -> Distance:
-    """Give sqrt(E ||g(0, T, x_0) - x_K||^2) in data units, x_K the solver's end state from the same fresh noise."""
+def _require_same_path(stored: StoredGenerator, store: TrajectoryStore) -> None:
+    plan = store.plan
+    if (stored.dim, stored.times) != (plan.dim, plan.times):
+        raise InputError(
+            f"the generator was fitted to states of shape {list(stored.dim)} at {len(stored.times)} times to "
+            f"{stored.times[-1]:g}, and {store.path} holds shape {list(plan.dim)} at {len(plan.times)} times to "
+            f"{plan.times[-1]:g}; train it on these"
+        )
+
+
+def _fit_errors(
+    request: EvaluateRequest, data: DataStore, store: TrajectoryStore, stored: StoredGenerator
+) -> list[Distance]:
+    """Give the root mean square of g(0, T, x_0) - x_K, x_K the solver's end state from the same fresh noise.
+
+    Two ways: ``budget.fit`` is sqrt(E ||.||^2) in data units, a bound on what the fit adds to W2, and ``fit_error`` is
+    sqrt(E ||.||^2 / d) in standardised units, which compares between datasets.
+    """
     count, step = request.evaluation.samples, block_rows(stored.dim)
     field = load_velocity(request.velocity.folder)
     squares = np.concatenate(
@@ -248,9 +268,7 @@ def _fit_error(request: EvaluateRequest, data: DataStore, store: TrajectoryStore
             for start in range(0, count, step)
         ]
     )
-    value = math.sqrt(squares.mean())
-    error = squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * value) if value > 0 else 0.0
-    return Distance(name="budget.fit", value=value, standard_error=error, n=len(squares))
+    return [root_mean_square("budget.fit", squares[:, 0]), root_mean_square("fit_error", squares[:, 1])]
 
 
 def _squared_gaps(
@@ -263,7 +281,10 @@ def _squared_gaps(
     stop: int,
     seed: int,
 ) -> Floats:
-    """Give ||g(0, T, x_0) - x_K||^2 of the samples ``start <= i < stop``, of the same classes where there are any."""
+    """Give ||g(0, T, x_0) - x_K||^2 of the samples ``start <= i < stop``, of the same classes where there are any.
+
+    ``[stop - start, 2]`` float64: in data units, and a coordinate in standardised units.
+    """
     plan = store.plan
     x0 = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(torch.float32)
     grid = torch.tensor(plan.solver_times, dtype=torch.float64)
@@ -272,8 +293,9 @@ def _squared_gaps(
     ends = solve(given, x0, grid, solver=plan.solver, interpolant=Interpolant(plan.interpolant))[:, -1]
     with torch.no_grad():
         mapped = labelled(stored.generator, label)(grid[0], grid[-1], x0)
-    gaps = data.standardisation.scale * (mapped - ends).numpy().astype(np.float64)
-    return np.asarray((gaps.reshape(len(gaps), -1) ** 2).sum(1))
+    gaps = (mapped - ends).numpy().astype(np.float64)
+    scaled = (data.standardisation.scale * gaps).reshape(len(gaps), -1)
+    return np.stack([(scaled**2).sum(1), (gaps.reshape(len(gaps), -1) ** 2).mean(1)], axis=1)
 
 
 def _tabulate(rows: list[Distance]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

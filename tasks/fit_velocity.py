@@ -1,12 +1,10 @@
 """STEP fit_velocity: dataset shards become an estimate of the velocity field (arXiv 2405.05512, section 2.3)."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from storage.data import DataStore
 from storage.errors import InputError
@@ -21,8 +19,8 @@ from tasks.networks.spectral import settle_norms
 from tasks.specs import (
     ORACLE_KINDS,
     DatasetSpec,
+    GeneratorSpec,
     InterpolantSpec,
-    NetworkSpec,
     Progress,
     TargetSpec,
     TrainingPlace,
@@ -31,12 +29,11 @@ from tasks.specs import (
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import train_on_cluster
 from tasks.training.device import describe, place_training
-from tasks.training.fit import fit, is_published, require_network, resume
+from tasks.training.fit import fit, is_published, require_generator, require_network, resume
 from tasks.training.group import Group
-from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible, stream_grid
+from tasks.training.loader import Draw, matching_batches, matching_loss, require_divisible, stream_grid
 from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
-from tasks.transport.losses import denoiser_matching_loss
 from tasks.transport.synthetic import oracle_target
 from tasks.transport.targets import OracleField
 
@@ -55,7 +52,7 @@ class VelocityRequest:
     data: Location  # the ingested store
     place: TrainingPlace
     device: str = "cpu"  # auto, cpu or cuda
-    generator: NetworkSpec | None = None  # to be trained on its trajectories; refused here, not hours later
+    generator: GeneratorSpec | None = None  # to be trained on its trajectories; refused here, not hours later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +77,13 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
 
     Raises:
         InputError: an oracle was asked for a target that has none, labels of a dataset that has none, a GPU where
-            there is none, a network that cannot take the data (the generator's as well), or shards, batch and workers
-            that do not fit.
+            there is none, a network that cannot take the data (the generator's as well, and its features), or shards,
+            batch and workers that do not fit.
     """
     startup = 0.0
     if not is_published(request.place):
         if request.generator is not None:
-            require_network("generator", request.generator, DataStore(request.data).dim)
+            require_generator(request.generator, DataStore(request.data).dim)
         match request.velocity.kind:
             case "oracle":
                 _publish_oracle(request)
@@ -117,9 +114,7 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
 def _train(request: VelocityRequest, *, progress: Progress) -> float:
     """Train on the cluster, after refusing here what would fail there; give the seconds that were not training."""
     spec, store = request.velocity, DataStore(request.data)
-    streams = stream_grid(store.shards, batch_size=spec.batch_size).count
-    if isinstance(spec.workers, int):
-        require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
+    require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
     _class_count(request, store)
     require_network("velocity", spec.network, store.dim)
     return train_on_cluster(
@@ -127,7 +122,7 @@ def _train(request: VelocityRequest, *, progress: Progress) -> float:
         request,
         section="velocity",
         spec=spec,
-        parts=streams,
+        parts=stream_grid(store.shards, batch_size=spec.batch_size).count,
         place=request.place,
         device=request.device,
         progress=progress,
@@ -171,25 +166,6 @@ def train_velocity(request: VelocityRequest, group: Group) -> None:
         dropout=network.dropout,
         placement=placement,
     )
-
-
-def matching_loss(
-    denoiser: Denoiser, interpolant: Interpolant, *, data_std: float
-) -> Callable[[MatchingBatch], Tensor]:
-    """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device."""
-
-    def loss(batch: MatchingBatch) -> Tensor:
-        rows = denoiser_matching_loss(
-            lambda t, x_t: torch.as_tensor(denoiser(t, x_t, batch.label)),
-            interpolant=interpolant,
-            t=batch.t,
-            x0=batch.x0,
-            x1=batch.x1,
-            data_std=data_std,
-        )
-        return (batch.weight * rows).mean() / batch.x1[0].numel()
-
-    return loss
 
 
 def _class_count(request: VelocityRequest, store: DataStore) -> int:

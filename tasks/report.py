@@ -146,7 +146,8 @@ _ABOUT = {
     "sinkhorn": "root of the debiased Sinkhorn divergence",
     "frechet_pixel": "Frechet distance of raw pixels, Gaussians fitted to both sides",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^−d",
-    "budget.fit": "one-step map against the solver's end states, root mean square",
+    "budget.fit": "one-step map against the solver's end states from the same noise, root mean square, in data units",
+    "fit_error": "the same a coordinate, in standardised units",
     "velocity_floor": "the least that velocity_loss can be: the loss of the exact velocity",
     "velocity_error": "velocity against the exact one, root mean square a coordinate",
     "lipschitz": "largest change of the velocity per change of x, by central differences and the power method at "

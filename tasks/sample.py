@@ -16,7 +16,8 @@ from storage.paths import Location
 from storage.samples import PICTURE, check_sample_path, sample_file
 from storage.trajectories import Floats
 from tasks.evaluation import plots
-from tasks.train_generator import StoredGenerator, labelled, load_generator
+from tasks.train_generator import StoredGenerator, load_generator
+from tasks.training.fitting import labelled
 from tasks.transport.losses import TwoTimeMap
 from tasks.transport.noise import SAMPLE_LABELS, SAMPLES, class_labels, standard_normal
 

@@ -20,6 +20,8 @@ VELOCITY_KINDS = ("oracle", "kernel", "network")
 SOLVER_KINDS = ("euler", "exponential", "heun")
 GRID_KINDS = ("uniform", "karras")
 NETWORK_KINDS = ("mlp", "unet")
+GENERATOR_FORMS = ("exponential", "euler")
+LOSS_KINDS = ("squared", "huber")
 SOURCE_KINDS = ("digits", "idx", "parquet", "images", "npz", "zarr")
 PATH_KINDS = ("idx", "parquet", "images", "npz", "zarr")
 PRECISION_KINDS = ("float32", "tf32", "bf16")
@@ -303,6 +305,7 @@ class TrajectoriesSpec:
 class GeneratorSpec:
     """How the two-time map is fitted to stored characteristics."""
 
+    form: str = "exponential"  # the solver whose step the map is, with a learned field; linear: the two are one
     network: NetworkSpec = NetworkSpec()
     steps: int = 4000  # optimiser steps
     batch_size: int = 2048  # global, over all workers
@@ -313,7 +316,11 @@ class GeneratorSpec:
     ema: float = 0.999
     clip: float = 1.0
     full_span_share: float = 0.5  # share of pairs that span (0, T), the pair used for sampling
+    loss: str = "squared"  # error of a pair, or huber: its norm but for the smallest errors, so outliers count less
     semigroup: float = 0.0  # weight of the semigroup penalty; 0: none
+    diagonal: float = 0.0  # weight of the denoiser loss at s = t, on rows of the data; 0: none
+    features: str = ""  # module:attribute of a map of states, whose squared error of a pair is added; empty: none
+    features_weight: float = 1.0  # of that error, which is a mean over the features
     pairs_per_row: int = 4  # pairs drawn from a trajectory each time its chunk is read
     warm_start: bool = False  # begin at the velocity network's own step
     precision: str = "float32"  # of the matrix products; tf32 and bf16 on a GPU, elsewhere float32
@@ -323,7 +330,15 @@ class GeneratorSpec:
         require_one_of("generator.precision", self.precision, PRECISION_KINDS)
         share = self.full_span_share
         require(0 <= share <= 1, f"generator.full_span_share must be in [0, 1], got {share:g}")
+        require_one_of("generator.form", self.form, GENERATOR_FORMS)
+        require_one_of("generator.loss", self.loss, LOSS_KINDS)
         require_at_least("generator.semigroup", self.semigroup, 0)
+        require_at_least("generator.diagonal", self.diagonal, 0)
+        require(
+            self.features == "" or all(self.features.partition(":")),
+            f"generator.features must be module:attribute, got {self.features!r}",
+        )
+        require_positive("generator.features_weight", self.features_weight)
         require_at_least("generator.pairs_per_row", self.pairs_per_row, 1)
         self.optimiser()
 

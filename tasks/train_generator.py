@@ -1,17 +1,21 @@
 """STEP train_generator: stored characteristics become a two-time map g(t, s, x) (arXiv 2405.05512, section 2.4)."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from storage.data import DataStore
+from storage.errors import InputError
 from storage.journal import read_journal
 from storage.models import read_model
 from storage.paths import Location
+from storage.specs import TrajectoryPlan
 from storage.stream import PairBatch, PairStream, Place, StreamSpec
 from storage.trajectories import TrajectoryStore
 from tasks.fit_velocity import build_stored_denoiser
@@ -22,9 +26,11 @@ from tasks.specs import GeneratorSpec, Progress, TrainingPlace
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import train_on_cluster
 from tasks.training.device import describe, place_training
-from tasks.training.fit import fit, is_published, require_network, resume
+from tasks.training.features import load_features
+from tasks.training.fit import fit, is_published, require_generator, resume
+from tasks.training.fitting import TorchPairs, fitting_loss
 from tasks.training.group import Group
-from tasks.transport.losses import TwoTimeMap, characteristic_fitting_loss, semigroup_loss
+from tasks.training.loader import Draw, matching_batches, require_divisible, stream_grid
 from tasks.transport.noise import TRAINING
 
 logger = logging.getLogger(__name__)
@@ -60,17 +66,18 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
     """Fit the generator and publish it; a finished one under the same key is found and kept.
 
     Raises:
-        InputError: a GPU was asked for and there is none, or the network cannot take the data's shape.
+        InputError: a GPU was asked for and there is none, the network or the features cannot take the data's shape, or
+            data, velocity and trajectories are not of one another.
     """
     startup = 0.0
     if not is_published(request.place):
-        require_network("generator", request.generator.network, DataStore(request.data).dim)
+        _require_fitting(request)
         startup = train_on_cluster(
             train_characteristics,
             request,
             section="generator",
             spec=request.generator,
-            parts=request.generator.batch_size,
+            parts=_parts(request),
             place=request.place,
             device=request.device,
             progress=progress,
@@ -86,6 +93,15 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
     )
 
 
+def require_importable(features: str) -> None:
+    """Refuse features of that name where they cannot be imported; whether they suit the data turns out later.
+
+    Raises:
+        InputError: they cannot.
+    """
+    load_features(features)
+
+
 def train_characteristics(request: GeneratorRequest, group: Group) -> None:
     """Train this worker's replica of the generator on its part of every global batch of pairs."""
     store = TrajectoryStore.open(request.store)
@@ -98,6 +114,7 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         interpolant=store.plan.interpolant,
         data_std=data_std,
         classes=len(store.plan.class_shares),
+        form=request.generator.form,
     )
     if request.generator.warm_start:
         warm_start(generator, build_stored_denoiser(read_model(request.velocity)))
@@ -118,6 +135,7 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
     )
     model_spec = {
         "kind": "generator",
+        "form": request.generator.form,
         "network": asdict(request.generator.network),
         "dim": list(store.plan.dim),
         "interpolant": store.plan.interpolant,
@@ -127,10 +145,14 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         "class_shares": list(store.plan.class_shares),
         "unlabelled_share": store.plan.unlabelled_share,
     }
+    name = request.generator.features
+    batches = _as_torch(stream, request, step=state.step, rank=group.rank)
+    if request.generator.diagonal > 0:
+        batches = _with_diagonal(batches, request, store, step=state.step, group=group)
     fit(
         state,
-        _as_torch(stream, request, step=state.step, rank=group.rank),
-        fitting_loss(generator, semigroup=request.generator.semigroup),
+        batches,
+        fitting_loss(generator, request.generator, features=load_features(name, device=group.device) if name else None),
         spec,
         stream_place=lambda: asdict(stream.place),
         place=request.place,
@@ -140,32 +162,6 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         dropout=request.generator.network.dropout,
         placement=placement,
     )
-
-
-def fitting_loss(generator: Generator, *, semigroup: float) -> Callable[["TorchPairs"], Tensor]:
-    """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device."""
-
-    def loss(batch: TorchPairs) -> Tensor:
-        given = labelled(generator, batch.label)
-        rows = characteristic_fitting_loss(given, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
-        if batch.r is not None:
-            penalty = semigroup_loss(given, t=batch.t, r=batch.r, s=batch.s, x_t=batch.x_t, x_s=batch.x_s)
-            rows = rows + semigroup * penalty
-        return rows.mean() / batch.x_t[0].numel()
-
-    return loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class TorchPairs:
-    """A :class:`~storage.stream.PairBatch` as tensors of the network's type."""
-
-    x_t: Tensor  # [batch, *dim]
-    x_s: Tensor  # [batch, *dim]
-    t: Tensor  # [batch]
-    s: Tensor  # [batch]
-    label: Tensor | None  # [batch] int64; -1: none
-    r: Tensor | None = None  # [batch] between t and s, where the semigroup penalty is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,16 +177,13 @@ class StoredGenerator:
     unlabelled_share: float = 0.0  # of its trajectories, on which it learnt the unconditional map
 
 
-def labelled(generator: Generator, label: Tensor | None) -> TwoTimeMap:
-    """Give the map (t, s, x) of a batch whose rows have these labels, int64 ``[batch]``; None: no labels."""
-    return lambda t, s, x: torch.as_tensor(generator(t, s, x, label))
-
-
 def load_generator(folder: Location) -> StoredGenerator:
     """Read a published generator for use in standardised units, without gradients."""
     model = read_model(folder)
     spec = model.spec
-    generator = rebuild(build_generator, spec, weights_from_bytes(model.weights))
+    # one that was published before there were forms is exponential
+    build = partial(build_generator, form=spec.get("form", "exponential"))
+    generator = rebuild(build, spec, weights_from_bytes(model.weights))
     settle_norms(generator)
     return StoredGenerator(
         generator=generator.requires_grad_(False),
@@ -201,6 +194,62 @@ def load_generator(folder: Location) -> StoredGenerator:
         class_shares=tuple(spec.get("class_shares", ())),
         unlabelled_share=spec.get("unlabelled_share", 0.0),
     )
+
+
+def _parts(request: GeneratorRequest) -> int:
+    """Give the equal parts that a global batch can be cut into: its rows, or streams where data are drawn, too."""
+    size = request.generator.batch_size
+    return (
+        stream_grid(DataStore(request.data).shards, batch_size=size).count if request.generator.diagonal > 0 else size
+    )
+
+
+def _require_fitting(request: GeneratorRequest) -> None:
+    """Refuse here what would fail in the workers.
+
+    Raises:
+        InputError: as :func:`train_generator` says.
+    """
+    spec, data, plan = request.generator, DataStore(request.data), TrajectoryStore.open(request.store).plan
+    if plan.dim != data.dim:
+        raise InputError(
+            f"{request.store} holds states of shape {list(plan.dim)}, and the data in {request.data} have shape "
+            f"{list(data.dim)}"
+        )
+    require_generator(spec, data.dim)
+    if spec.diagonal > 0:
+        require_divisible(data, batch_size=spec.batch_size, workers=spec.workers, section="generator")
+    if spec.warm_start:
+        _require_teacher(read_model(request.velocity).spec, plan, velocity=request.velocity)
+
+
+def _require_teacher(spec: Mapping[str, Any], plan: TrajectoryPlan, *, velocity: Location) -> None:
+    facts = {
+        "kind": ("network", spec["kind"]),
+        "dim": (list(plan.dim), spec.get("dim")),
+        "interpolant": (plan.interpolant, spec["interpolant"]),
+        "classes": (len(plan.class_shares), spec.get("classes", 0)),
+    }
+    for name, (needed, found) in facts.items():
+        if found != needed:
+            raise InputError(
+                f"generator.warm_start needs a velocity with {name} = {needed}, as its trajectories, and that in "
+                f"{velocity} has {found}"
+            )
+
+
+def _with_diagonal(
+    batches: Iterator[TorchPairs], request: GeneratorRequest, store: TrajectoryStore, *, step: int, group: Group
+) -> Iterator[TorchPairs]:
+    """Add as many rows of the data to each batch, labelled as often as trajectories are; a function of the step."""
+    draw = Draw(
+        seed=request.seed,
+        batch_size=request.generator.batch_size,
+        stop=store.plan.times[-1],
+        label_dropout=store.plan.unlabelled_share if store.plan.is_conditional else None,
+    )
+    rows = matching_batches(DataStore(request.data), draw, step=step, group=group)
+    return (replace(pairs, diagonal=next(rows)) for pairs in batches)
 
 
 def _between(seed: int, *, step: int, rank: int, rows: int) -> Tensor:

@@ -43,11 +43,18 @@ def build_denoiser(
 
 
 def build_generator(
-    spec: NetworkSpec, dim: tuple[int, ...], *, seed: int, interpolant: str, data_std: float, classes: int = 0
+    spec: NetworkSpec,
+    dim: tuple[int, ...],
+    *,
+    seed: int,
+    interpolant: str,
+    data_std: float,
+    classes: int = 0,
+    form: str = "exponential",
 ) -> Generator:
     """Give the generator for states of shape ``dim``."""
     backbone = build_backbone(spec, dim, seed=seed, two_times=True, classes=classes)
-    return Generator(backbone, interpolant=Interpolant(interpolant), data_std=data_std)
+    return Generator(backbone, interpolant=Interpolant(interpolant), data_std=data_std, form=form)
 
 
 def rebuild(build: Callable[..., Network], spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Network:

@@ -42,11 +42,7 @@ class Denoiser(nn.Module):
     def velocity(self, t: Tensor, x_t: Tensor, label: Tensor | None = None) -> Tensor:
         """Give the velocity, ``[batch, *dim]``; not finite at t = 1 where W is infinite (``foellmer``, ``vp``)."""
         c = self.interpolant.at(expand(t, x_t))
-        variance = self.data_std**2
-        q = c.noise**2 + variance * c.data**2
-        raw = self.backbone(x_t / q.sqrt(), t, label=label)
-        slope = (c.noise_product + variance * c.data * c.data_rate) / q
-        return torch.as_tensor(slope * x_t + c.wronskian * self.data_std / q.sqrt() * raw)
+        return precondition_velocity(self.backbone, c, self.data_std, x_t, t, label=label)
 
     def given(self, label: Tensor, guidance: float) -> Guided:
         """Give the field of a batch with these labels, int64 ``[batch]``, -1 for none, guided with that weight."""
@@ -60,3 +56,14 @@ def precondition(
     q = c.noise**2 + (data_std * c.data) ** 2
     raw = backbone(x / q.sqrt(), *times, label=label)
     return torch.as_tensor(c.data * data_std**2 / q * x + c.noise * data_std / q.sqrt() * raw)
+
+
+def precondition_velocity(
+    backbone: nn.Module, c: Coefficients, data_std: float, x: Tensor, *times: Tensor, label: Tensor | None = None
+) -> Tensor:
+    """Give the velocity of the denoiser that :func:`precondition` gives, ``[batch, *dim]``; infinite where W is."""
+    variance = data_std**2
+    q = c.noise**2 + variance * c.data**2
+    raw = backbone(x / q.sqrt(), *times, label=label)
+    slope = (c.noise_product + variance * c.data * c.data_rate) / q
+    return torch.as_tensor(slope * x + c.wronskian * data_std / q.sqrt() * raw)

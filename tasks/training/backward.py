@@ -1,7 +1,7 @@
 """Loss and gradients of a batch, part by part: gradients add up over the parts, activations do not."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ def backward(loss: Callable[[Batch], Tensor], batch: Batch, *, rows: int = 0) ->
 
     Args:
         loss: mean over a batch's rows, 0-d.
-        batch: a dataclass whose tensors share their first axis; anything at all where it is not cut.
+        batch: a dataclass whose tensors, and those of dataclasses inside, share their first axis; anything at all
+            where it is not cut.
         rows: computed at once, which bounds the memory; 0: all. The sum is the same up to rounding.
     """
     if rows == 0:
@@ -25,9 +26,13 @@ def backward(loss: Callable[[Batch], Tensor], batch: Batch, *, rows: int = 0) ->
 
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Give a dataclass with the function's value in the place of each of its tensors."""
-    tensors = {f.name: value for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)}
-    return replace(batch, **{name: function(x) for name, x in tensors.items()})
+    """Give a dataclass with the function's value in the place of each of its tensors, all the way down."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if not is_dataclass(batch):
+        return batch
+    inside = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(batch, **{name: map_tensors(value, function) for name, value in inside.items()})  # type: ignore[type-var]
 
 
 def _backward(value: Tensor) -> Tensor:

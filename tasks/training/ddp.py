@@ -19,6 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
+from storage.errors import StorageError
 from storage.journal import read_journal
 from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec, Workers, worker_range
 from tasks.training.device import choose_device, given_device, warn_of_fallback
@@ -35,6 +36,7 @@ _ELASTIC_RESTARTS = 30  # of a group of as many workers as there is room for: no
 RESIZE_SECONDS = 30.0  # between looks for room for more workers
 # Ray learns every 20 s what room there is; so long a group that no longer fits is waited for, and then made smaller
 _SOONER = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+HOPELESS = (FloatingPointError, StorageError)  # a worker that begins again from the last checkpoint meets them again
 _FOLLOW_SECONDS = 0.5
 
 
@@ -167,13 +169,26 @@ def _trainer_class() -> Any:
 
     The plain trainer and our own process group start in 9 to 12 s on two cores, ``TorchTrainer`` in 14 to 20: it
     imports torch in its controller before any worker starts, and it starts processes for datasets and for a cleaner
-    that asks a dashboard we do not run. ``_create_default_callbacks`` is private; test_ddp.py watches over it.
+    that asks a dashboard we do not run. It would also start workers anew after an error that they meet again. Both
+    methods that are overridden are private; test_ddp.py watches over them.
     """
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    class Policy(DefaultFailurePolicy):
+        def make_decision(self, training_failed_error: Any) -> Any:
+            failures = getattr(training_failed_error, "worker_failures", {}).values()
+            if any(isinstance(_cause(failure), HOPELESS) for failure in failures):
+                return FailureDecision.RAISE
+            return super().make_decision(training_failed_error)
 
     class Trainer(DataParallelTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED_CALLBACKS]
+
+        def _initialize_and_run_controller(self, **controller: Any) -> Any:
+            restarts: Any = self.run_config.failure_config
+            return super()._initialize_and_run_controller(**controller | {"failure_policy": Policy(restarts)})
 
     return Trainer
 
@@ -189,12 +204,17 @@ def _run(trainer: Any) -> None:
         raise KeyboardInterrupt from interruption
     except WorkerGroupError as error:
         first = next(iter(error.worker_failures.values()), error)
-        cause = getattr(first, "cause", None) or first
+        cause = _cause(first)
         cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
         raise cause from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Ray leaves its own, which would exit with 0
+
+
+def _cause(failure: Any) -> Any:
+    """Give what a worker raised, out of what Ray made of it."""
+    return getattr(failure, "cause", None) or failure
 
 
 def _enter(config: dict[str, Any]) -> None:

@@ -11,14 +11,15 @@ from storage.errors import InputError
 from storage.journal import Journal
 from storage.models import has_model, publish_model, read_model
 from tasks.networks.build import require_fitting
-from tasks.specs import NetworkSpec, OptimiserSpec, TrainingPlace
+from tasks.specs import GeneratorSpec, NetworkSpec, OptimiserSpec, TrainingPlace
 from tasks.training.backward import backward
 from tasks.training.checkpoint import CheckpointWriter, restore, to_checkpoint, weights_to_bytes
 from tasks.training.device import ON_CPU, Placement
 from tasks.training.dropout import reproducible
+from tasks.training.features import require_features
 from tasks.training.feed import Feed
 from tasks.training.group import Group
-from tasks.training.loop import Log, TrainingState, begin, train
+from tasks.training.loop import Log, MisfitError, TrainingState, begin, train
 
 Batch = TypeVar("Batch")
 
@@ -37,6 +38,17 @@ def require_network(section: str, network: NetworkSpec, dim: tuple[int, ...]) ->
         raise InputError(f"{section}.{error}") from error
 
 
+def require_generator(spec: GeneratorSpec, dim: tuple[int, ...]) -> None:
+    """Refuse, before any worker starts, a generator that cannot be fitted to states of shape ``dim``.
+
+    Raises:
+        InputError: its network cannot take them, or its features do not.
+    """
+    require_network("generator", spec.network, dim)
+    if spec.features:
+        require_features(spec.features, dim)
+
+
 def is_published(place: TrainingPlace) -> bool:
     """Tell whether the folder's model was made under this very key."""
     return has_model(place.folder) and read_model(place.folder).spec["key"] == place.key
@@ -45,11 +57,22 @@ def is_published(place: TrainingPlace) -> bool:
 def resume(
     model: nn.Module, spec: OptimiserSpec, place: TrainingPlace, *, placement: Placement = ON_CPU
 ) -> TrainingState:
-    """Give the state of the newest valid checkpoint, or the state before the first step, on the training's device."""
-    state = begin(placement.take(model), spec)
-    newest = CheckpointFolder(place.checkpoints).newest()
+    """Give the state of the newest valid checkpoint, or the state before the first step, on the training's device.
+
+    Raises:
+        InputError: that checkpoint was written for another key, or does not fit the model.
+    """
+    state = begin(placement.take(model), spec, key=place.key)
+    folder = CheckpointFolder(place.checkpoints)
+    newest = folder.newest()
     if newest is not None:
-        restore(state, newest)
+        try:
+            restore(state, newest)
+        except MisfitError as error:
+            raise InputError(
+                f"checkpoint of step {newest.step} in {folder.folder} is another training's: {error}; "
+                "remove that folder"
+            ) from error
     return state
 
 

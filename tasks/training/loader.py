@@ -6,7 +6,7 @@ k with k % world == r. What a stream adds to a batch is a function of (seed, ste
 every number of workers that divides the number of streams.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,10 @@ from storage.data import DataStore
 from storage.errors import InputError
 from storage.ordering import Indices, permutation
 from tasks.rows import RowReader
+from tasks.specs import Workers
 from tasks.training.group import Group
+from tasks.transport.interpolant import Interpolant
+from tasks.transport.losses import denoiser_matching_loss
 from tasks.transport.noise import TRAINING, UNLABELLED
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -62,17 +65,17 @@ def stream_grid(shards: ChunkGrid, *, batch_size: int) -> ChunkGrid:
     return next(grid for count, grid in grids if grid.count == count)
 
 
-def require_divisible(store: DataStore, *, batch_size: int, workers: int) -> None:
-    """Raise unless the streams can be dealt evenly to so many workers.
+def require_divisible(store: DataStore, *, batch_size: int, workers: Workers, section: str = "velocity") -> None:
+    """Raise unless the streams can be dealt evenly to so many workers; of [least, most] some sit out.
 
     Raises:
-        InputError: they cannot.
+        InputError: they cannot; the section of the configuration is named.
     """
     count = stream_grid(store.shards, batch_size=batch_size).count
-    if count % workers:
+    if isinstance(workers, int) and count % workers:
         raise InputError(
-            f"velocity.workers must divide {count}, the streams of equal size that dataset.shards "
-            f"({store.shards.count} stored) and velocity.batch_size ({batch_size}) make, got {workers}"
+            f"{section}.workers must divide {count}, the streams of equal size that dataset.shards "
+            f"({store.shards.count} stored) and {section}.batch_size ({batch_size}) make, got {workers}"
         )
 
 
@@ -108,6 +111,31 @@ def matching_batches(store: DataStore, draw: Draw, *, step: int, group: Group) -
             label=torch.from_numpy(label) if is_labelled else None,
         )
         step += 1
+
+
+def matching_loss(
+    denoiser: Callable[[Tensor, Tensor, Tensor | None], Tensor], interpolant: Interpolant, *, data_std: float
+) -> Callable[[MatchingBatch], Tensor]:
+    """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device.
+
+    Args:
+        denoiser: gives E[x1 | x_t, label] for ``(t, x_t, label)``.
+        interpolant: of the times.
+        data_std: standard deviation of the data in its units.
+    """
+
+    def loss(batch: MatchingBatch) -> Tensor:
+        rows = denoiser_matching_loss(
+            lambda t, x_t: torch.as_tensor(denoiser(t, x_t, batch.label)),
+            interpolant=interpolant,
+            t=batch.t,
+            x0=batch.x0,
+            x1=batch.x1,
+            data_std=data_std,
+        )
+        return (batch.weight * rows).mean() / batch.x1[0].numel()
+
+    return loss
 
 
 class _Stream:

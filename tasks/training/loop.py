@@ -5,7 +5,7 @@ Everything random is a function of (seed, step, rank), so a state of tensors and
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,6 +23,10 @@ CHECKPOINT_SECONDS = 300.0  # a day's training loses no more than that
 _ADAM_BETAS = (0.9, 0.99)
 
 
+class MisfitError(ValueError):
+    """A checkpoint is not one of this training."""
+
+
 @dataclass(kw_only=True)
 class TrainingState:
     """What a training changes; ``step`` optimiser steps are behind it."""
@@ -32,6 +36,7 @@ class TrainingState:
     optimiser: torch.optim.Optimizer
     step: int = 0
     place: dict[str, int] = field(default_factory=dict)  # where the data stream stands
+    key: str = ""  # of what is trained
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything a checkpoint needs."""
@@ -41,10 +46,21 @@ class TrainingState:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "place": self.place,
+            "key": self.key,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a checkpoint."""
+        """Go back to a checkpoint; one that was written before there were keys says nothing of its own.
+
+        Raises:
+            MisfitError: it was written for another key, or for another model; nothing is changed.
+        """
+        if state.get("key", self.key) != self.key:
+            raise MisfitError(f"it was written for the key {state['key']}, not for {self.key}")
+        mine, its = ({name: list(x.shape) for name, x in s.items()} for s in (self.model.state_dict(), state["model"]))
+        misfit = sorted(name for name in mine.keys() | its.keys() if mine.get(name) != its.get(name))
+        if misfit:
+            raise MisfitError(f"{misfit[0]} has shape {its.get(misfit[0])}, not {mine.get(misfit[0])}")
         self.model.load_state_dict(state["model"])
         self.average.weights = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
@@ -52,12 +68,12 @@ class TrainingState:
         self.place = state["place"]
 
 
-def begin(model: nn.Module, spec: OptimiserSpec) -> TrainingState:
-    """Give the state before the first step."""
+def begin(model: nn.Module, spec: OptimiserSpec, *, key: str = "") -> TrainingState:
+    """Give the state before the first step of what is trained under that key."""
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=spec.learning_rate, betas=_ADAM_BETAS, weight_decay=0.0, fused=True
     )
-    return TrainingState(model=model, average=MovingAverage(model, decay=spec.ema), optimiser=optimiser)
+    return TrainingState(model=model, average=MovingAverage(model, decay=spec.ema), optimiser=optimiser, key=key)
 
 
 def learning_rate(step: int, spec: OptimiserSpec) -> float:
@@ -95,11 +111,11 @@ def train(
         every: steps between checkpoints, at most.
 
     Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint is untouched.
+        FloatingPointError: the loss or its gradient is not finite; the last checkpoint is untouched.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     started = kept = time.monotonic()
-    meter = _Meter()
+    meter, seen = _Meter(), place()
     while state.step < spec.steps:
         began = time.monotonic()
         batch = next(batches)
@@ -119,17 +135,25 @@ def train(
         is_logged = meter.seconds >= LOG_SECONDS or is_last
         is_kept = state.step % every == 0 or is_last or time.monotonic() - kept >= CHECKPOINT_SECONDS
         # on a CPU to look costs nothing, so the step that is named is the one that did it
-        if (is_logged or is_kept or value.device.type == "cpu") and not meter.is_finite:
-            raise FloatingPointError(
-                f"{spec.section} loss is not finite at step {state.step}; lower {spec.section}.learning_rate "
-                f"({spec.learning_rate:g}); the last good checkpoint is kept"
-            )
+        if is_logged or is_kept or value.device.type == "cpu":
+            if not meter.is_finite:
+                raise FloatingPointError(
+                    f"{spec.section} loss is not finite at step {state.step}{_batches(seen, state.place)}; lower "
+                    f"{spec.section}.learning_rate ({spec.learning_rate:g}); the last good checkpoint is kept"
+                )
+            seen = state.place
         if is_logged:
             log(meter.report(state.step) | {"elapsed": time.monotonic() - started})
             meter = _Meter()
         if is_kept:
             checkpoint(state)
             kept = time.monotonic()
+
+
+def _batches(start: Mapping[str, int], stop: Mapping[str, int]) -> str:
+    """Give, in words, the batches from one place of the stream to another; nothing where it has no places."""
+    first, last = (", ".join(f"{name} {value}" for name, value in place.items()) for place in (start, stop))
+    return f", in the batches from {first} to {last}" if first else ""
 
 
 class _Meter:

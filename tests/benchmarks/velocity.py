@@ -22,14 +22,14 @@ import torch
 from storage.data import DataStore
 from storage.journal import read_journal
 from tasks.executor import ray_session
-from tasks.fit_velocity import VelocityRequest, matching_loss, train_velocity
+from tasks.fit_velocity import VelocityRequest, train_velocity
 from tasks.ingest import ingest
 from tasks.networks.build import build_denoiser
 from tasks.networks.ema import MovingAverage
 from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, TrainingPlace, VelocitySpec
 from tasks.training.ddp import run_distributed
 from tasks.training.group import alone
-from tasks.training.loader import Draw, matching_batches
+from tasks.training.loader import Draw, matching_batches, matching_loss
 from tasks.transport.interpolant import Interpolant
 
 WORKERS = 2

@@ -47,6 +47,7 @@ CHANGES = (
     "generator.steps=500",
     "generator.batch_size=256",
     "generator.ema=0.99",
+    "generator.form=euler",
     "generator.warm_start=true",
     "generator.semigroup=0.1",
 )

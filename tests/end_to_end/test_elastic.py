@@ -23,6 +23,7 @@ from tasks.executor import ray_session
 from tasks.specs import ComputeSpec, GeneratorSpec, NetworkSpec
 from tasks.train_generator import GeneratorRequest, train_characteristics
 from tasks.training import ddp
+from tasks.training.fitting import TorchPairs
 from tasks.training.group import Group
 from tests.end_to_end.nodes import cluster_of
 from tests.end_to_end.test_interruption import wait_until
@@ -40,7 +41,7 @@ def train_on_record(request: GeneratorRequest, group: Group) -> None:
     log, hurry = (on_disk(request.place.folder).with_name(name) for name in ("given.log", "hurry"))
     convert = train_generator._convert
 
-    def write_down(batch: PairBatch) -> train_generator.TorchPairs:
+    def write_down(batch: PairBatch) -> TorchPairs:
         with log.open("a") as file:
             file.write(f"{group.world} {group.rank} {digest(batch)}\n")
         return convert(batch)

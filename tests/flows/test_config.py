@@ -164,6 +164,11 @@ def test_labelled_data_may_be_asked_for_a_conditional_velocity() -> None:
         ),
         (["generator.batch_size=1001"], r"generator\.batch_size must be a multiple of workers \(2\), got 1001"),
         (["generator.full_span_share=1.5"], r"generator\.full_span_share must be in \[0, 1\], got 1\.5"),
+        (
+            ["generator.form=heun"],
+            r"generator\.form must be one of exponential, euler, got 'heun'",
+        ),
+        (["generator.features=vgg"], r"generator\.features must be module:attribute, got 'vgg'"),
         (["generator.learning_rate=0"], r"generator\.learning_rate must be positive, got 0"),
         (["evaluation.samples=100000"], r"evaluation\.samples must be between 2 and 10000"),
         (["seed=-1"], r"seed: .*greater than or equal to 0, got -1"),
@@ -176,6 +181,19 @@ def test_what_is_wrong_is_told_in_one_line_with_key_value_and_what_is_allowed(ch
     with pytest.raises(InputError, match=message) as caught:
         load_config("gaussian", changes=changes)
     assert "\n" not in str(caught.value)
+
+
+def test_the_denoiser_of_the_data_is_not_that_of_guided_trajectories() -> None:
+    tree = {
+        "dataset": {"kind": "digits"},
+        "velocity": {"conditional": True},
+        "trajectories": {"guidance": 1.5},
+        "generator": {"diagonal": 0.1},
+    }
+    with pytest.raises(InputError, match=r"generator\.diagonal must be 0 for trajectories\.guidance .*\(got 1\.5\)"):
+        build_config(tree)
+    build_config(tree | {"trajectories": {"guidance": 1.0}})
+    build_config(tree | {"velocity": {"conditional": False}})
 
 
 def test_a_configuration_without_a_dataset_says_what_it_needs() -> None:

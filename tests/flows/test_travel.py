@@ -8,7 +8,8 @@ import pytest
 
 from flows import travel
 from flows.runs import Run
-from flows.travel import Cluster
+from flows.travel import Cluster, take_steps
+from storage.errors import InputError
 from tasks.executor import Executor, SerialExecutor
 from tasks.specs import ComputeSpec
 from tests.flows.test_runs import finish, open_moons
@@ -49,6 +50,14 @@ def test_runs_with_nothing_left_start_none(tmp_path: Path, events: list[str]) ->
     with Cluster(ComputeSpec()) as cluster:
         assert isinstance(cluster.executor(run_of(tmp_path, is_done=True)), SerialExecutor)
     assert events == []
+
+
+def test_features_that_cannot_be_imported_are_refused_before_anything_starts(tmp_path: Path, events: list[str]) -> None:
+    run = open_moons(tmp_path, "generator.features=no_such_module:net")
+    with Cluster(ComputeSpec()) as cluster, pytest.raises(InputError, match="'no_such_module:net' cannot be imported"):
+        take_steps(run, cluster)
+    assert events == []
+    assert run.pending == run.steps
 
 
 def test_an_address_is_attached_to_whatever_is_left(tmp_path: Path, events: list[str]) -> None:

@@ -19,17 +19,16 @@ from tasks.fit_velocity import (
     build_stored_denoiser,
     fit_velocity,
     load_velocity,
-    matching_loss,
     train_velocity,
 )
 from tasks.ingest import ingest
 from tasks.measures import held_out, measure_velocity
 from tasks.networks.build import build_denoiser
-from tasks.specs import DatasetSpec, InterpolantSpec, NetworkSpec, Progress, TrainingPlace, VelocitySpec
+from tasks.specs import DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, Progress, TrainingPlace, VelocitySpec
 from tasks.training.checkpoint import to_checkpoint, weights_from_bytes
 from tasks.training.device import CPU
 from tasks.training.group import Group, alone
-from tasks.training.loader import Draw, MatchingBatch, matching_batches
+from tasks.training.loader import Draw, MatchingBatch, matching_batches, matching_loss
 from tasks.training.loop import TrainingState
 from tasks.transport.interpolant import Interpolant
 
@@ -123,7 +122,9 @@ def test_a_generator_that_cannot_take_the_data_is_refused_before_the_velocity_is
     with pytest.raises(
         InputError, match=r"^generator\.network\.kind = unet needs images .*, got states of shape \[2\]"
     ):
-        fit_velocity(replace(request, generator=NetworkSpec(kind="unet")), progress=silent)
+        fit_velocity(replace(request, generator=GeneratorSpec(network=NetworkSpec(kind="unet"))), progress=silent)
+    with pytest.raises(InputError, match=r"^generator\.features = 'no_such_module:net' cannot be imported "):
+        fit_velocity(replace(request, generator=GeneratorSpec(features="no_such_module:net")), progress=silent)
     assert not request.place.folder.exists()
 
 

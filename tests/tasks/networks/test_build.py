@@ -18,7 +18,7 @@ from tasks.networks.build import (
 )
 from tasks.networks.denoiser import Denoiser
 from tasks.networks.generator import Generator
-from tasks.specs import NETWORK_KINDS, NetworkSpec
+from tasks.specs import GENERATOR_FORMS, NETWORK_KINDS, NetworkSpec
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.solver import solve
@@ -44,8 +44,10 @@ def trained_denoiser(kind: str, spec: NetworkSpec = SPEC, dim: tuple[int, ...] =
     return denoiser.requires_grad_(False).eval()
 
 
-def fresh_generator(kind: str, spec: NetworkSpec = SPEC, dim: tuple[int, ...] = DIM, *, classes: int = 0) -> Generator:
-    return build_generator(spec, dim, seed=2, interpolant=kind, data_std=0.8, classes=classes).eval()
+def fresh_generator(
+    kind: str, spec: NetworkSpec = SPEC, dim: tuple[int, ...] = DIM, *, classes: int = 0, form: str = "exponential"
+) -> Generator:
+    return build_generator(spec, dim, seed=2, interpolant=kind, data_std=0.8, classes=classes, form=form).eval()
 
 
 def test_every_kind_is_tried_here() -> None:
@@ -138,9 +140,12 @@ def test_the_random_frequencies_are_kept_with_the_weights() -> None:
 @pytest.mark.parametrize(
     ("kind", "spec", "dim"), [*((kind, SPEC, DIM) for kind in KINDS), *(("linear", *other) for other in FITTING[1:])]
 )
-def test_a_warm_start_is_exactly_the_step_of_the_denoiser(kind: str, spec: NetworkSpec, dim: tuple[int, ...]) -> None:
-    """Bit for bit what the exponential solver does with that denoiser, whatever s is."""
-    denoiser, generator = trained_denoiser(kind, spec, dim), fresh_generator(kind, spec, dim)
+@pytest.mark.parametrize("form", GENERATOR_FORMS)
+def test_a_warm_start_is_exactly_the_step_of_the_denoiser(
+    kind: str, spec: NetworkSpec, dim: tuple[int, ...], form: str
+) -> None:
+    """Bit for bit what the solver of that name does with that denoiser, whatever s is."""
+    denoiser, generator = trained_denoiser(kind, spec, dim), fresh_generator(kind, spec, dim, form=form)
     warm_start(generator, denoiser)
     x = torch.randn(9, *dim, generator=torch.Generator().manual_seed(2))
     grid = time_grid("uniform", steps=3, stop=1.0)
@@ -148,8 +153,24 @@ def test_a_warm_start_is_exactly_the_step_of_the_denoiser(kind: str, spec: Netwo
         for k, later in combinations(range(4), 2):
             t, s = grid[k], grid[later]
             step = torch.stack([t, s])
-            expected = solve(denoiser, x, step, solver="exponential", interpolant=Interpolant(kind))[:, 1]
+            expected = solve(denoiser, x, step, solver=form, interpolant=Interpolant(kind))[:, 1]
             assert torch.equal(generator(t, s, x), expected)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_a_guided_warm_start_is_exactly_the_guided_step(guidance: float) -> None:
+    """Both forms are affine in the field, so guiding the map, as sampling does, is stepping with the guided field."""
+    denoiser, label = trained_denoiser("foellmer", classes=3), torch.tensor([0, 2, -1, 1])
+    x, t, s = torch.randn(4, *DIM, generator=torch.Generator().manual_seed(2)), torch.tensor(0.2), torch.tensor(0.9)
+    for form in GENERATOR_FORMS:
+        generator = fresh_generator("foellmer", classes=3, form=form)
+        warm_start(generator, denoiser)
+        field = denoiser.given(label, guidance)
+        expected = solve(field, x, torch.stack([t, s]), solver=form, interpolant=Interpolant("foellmer"))[:, 1]
+        with torch.no_grad():
+            none = generator(t, s, x)
+            guided = none + guidance * (generator(t, s, x, label) - none)
+        torch.testing.assert_close(guided, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("spec", "dim"), FITTING)

@@ -16,6 +16,13 @@ class Batch:
     name: str = "kept"
 
 
+@dataclass(frozen=True)
+class Pair:
+    name: str
+    first: Batch
+    second: Batch | None = None
+
+
 def rows(count: int) -> Batch:
     return Batch(torch.randn(count, 3, generator=torch.Generator().manual_seed(1)).double())
 
@@ -54,3 +61,9 @@ def test_gradients_add_to_what_is_there() -> None:
 def test_every_tensor_is_cut_alike() -> None:
     found = map_tensors(Batch(torch.arange(4.0), torch.arange(4)), lambda x: x[1:3])
     assert found.x.tolist() == found.label.tolist() == [1, 2]
+
+
+def test_tensors_of_batches_inside_a_batch_are_cut_as_well() -> None:
+    found = map_tensors(Pair("pair", Batch(torch.arange(4.0))), lambda x: x[1:3])
+    assert found.first.x.tolist() == [1, 2]
+    assert (found.name, found.first.name, found.second) == ("pair", "kept", None)

@@ -13,7 +13,7 @@ from storage.checkpoints import Checkpoint
 from tasks.specs import OptimiserSpec
 from tasks.training.backward import backward
 from tasks.training.checkpoint import restore, to_checkpoint, weights_from_bytes, weights_to_bytes
-from tasks.training.loop import TrainingState, begin, learning_rate, train
+from tasks.training.loop import MisfitError, TrainingState, begin, learning_rate, train
 
 SPEC = OptimiserSpec(
     section="velocity",
@@ -162,6 +162,60 @@ def test_a_gradient_that_is_not_finite_stops_the_training_as_well() -> None:
 
     with pytest.raises(FloatingPointError, match="not finite at step 4"):
         train_with(state, loss, every=10)
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+def test_the_batches_in_question_are_named_by_their_places(is_far: bool) -> None:
+    """On a CPU the one batch; on a GPU, which is looked at now and then, all since it was last looked at."""
+    state = begin(network(), SPEC)
+    place = {"epoch": 0, "position": 0}
+
+    def drawn() -> Iterator[Tensor]:
+        for batch in batches(0):
+            place["position"] += 16
+            yield batch
+
+    def loss(batch: Tensor) -> Tensor:
+        value = nn.functional.mse_loss(state.model(batch), batch)
+        value = value * float("nan") if state.step == 13 else value
+        return value.as_subclass(_Far) if is_far else value
+
+    with pytest.raises(FloatingPointError) as caught:
+        train(
+            state,
+            drawn(),
+            partial(backward, loss),
+            SPEC,
+            average=lambda _: None,
+            place=lambda: dict(place),
+            log=lambda _: None,
+            checkpoint=lambda _: None,
+            every=10,
+        )
+    step, first, last = (20, 160, 320) if is_far else (14, 208, 224)
+    places = f"in the batches from epoch 0, position {first} to epoch 0, position {last}; lower velocity.learning_rate"
+    assert f"velocity loss is not finite at step {step}, {places}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "width", "message"),
+    [("b", 8, "it was written for the key a, not for b"), ("a", 9, r"0\.bias has shape \[8\], not \[9\]")],
+)
+def test_a_checkpoint_of_another_training_is_refused_and_changes_nothing(key: str, width: int, message: str) -> None:
+    checkpoint = to_checkpoint(begin(network(), SPEC, key="a"))
+    state = begin(nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, 3)), SPEC, key=key)
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    with pytest.raises(MisfitError, match=message):
+        restore(state, checkpoint)
+    assert all(torch.equal(value, before[name]) for name, value in state.model.state_dict().items())
+
+
+def test_a_checkpoint_that_was_written_before_there_were_keys_is_read() -> None:
+    older = begin(network(), SPEC).state_dict()
+    del older["key"]
+    state = begin(network(), SPEC, key="a")
+    state.load_state_dict(older)
+    assert state.key == "a"
 
 
 class _Far(Tensor):

@@ -16,6 +16,7 @@ from tasks.transport.interpolant import Interpolant, expand, velocity_from_denoi
 from tasks.transport.losses import (
     characteristic_fitting_loss,
     denoiser_matching_loss,
+    pseudo_huber,
     semigroup_loss,
     squared_error,
     velocity_matching_loss,
@@ -56,6 +57,39 @@ def matching_floor(kind: str, t: float, *, std: float, error: float = 0.0) -> fl
 def test_squared_errors_are_summed_over_the_dimensions_of_each_row() -> None:
     a, b = torch.zeros(2, 3, 2), torch.tensor([1.0, 2.0])[:, None, None].expand(2, 3, 2)
     assert squared_error(a, b).tolist() == [6.0, 24.0]
+
+
+HUBER = 0.00054 * math.sqrt(6)  # c of states of six coordinates
+
+
+def huber_of(size: float, *, dtype: torch.dtype = torch.float64) -> float:
+    """The pseudo-Huber error of one state that is off by so much in all."""
+    target = torch.linspace(-3, 3, 6, dtype=dtype).reshape(1, 3, 2)
+    return float(pseudo_huber(target + size / math.sqrt(6), target))
+
+
+def test_the_pseudo_huber_error_is_quadratic_near_zero_and_the_norm_far_away() -> None:
+    assert huber_of(0.0) == 0.0
+    assert huber_of(1e-3 * HUBER) == pytest.approx((1e-3 * HUBER) ** 2 / (2 * HUBER), rel=1e-6)
+    assert huber_of(1e3) == pytest.approx(1e3 - HUBER, rel=1e-9)
+    for size in (0.1 * HUBER, HUBER, 0.3):
+        assert huber_of(size) == pytest.approx(math.hypot(size, HUBER) - HUBER, rel=1e-9)
+
+
+def test_the_pseudo_huber_error_loses_no_digits_to_cancellation() -> None:
+    x = torch.zeros(1, 6)
+    off = x + 1e-6  # ||e|| = 2.4e-6 against c = 1.3e-3: their roots differ in the sixth digit
+    assert float(pseudo_huber(off, x)) == pytest.approx(6e-12 / (2 * HUBER), rel=1e-5)
+
+
+def test_the_slope_of_the_pseudo_huber_error_is_bounded_and_vanishes_at_zero() -> None:
+    """The gradient is e / sqrt(||e||^2 + c^2), of norm below 1; at e = 0 it is 0 and not NaN."""
+    x = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    scale = torch.tensor([0.0, 1e-4, 1e-2, 1.0, 1e4], dtype=torch.float64)[:, None]
+    error = scale * x
+    found = torch.autograd.grad(pseudo_huber(error, torch.zeros_like(x)).sum(), error)[0]
+    torch.testing.assert_close(found, error / (error.square().sum(1, keepdim=True) + HUBER**2).sqrt())
+    assert (found.norm(dim=1) <= 1).all()
 
 
 @pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
@@ -163,6 +197,40 @@ def test_the_exact_map_fits_exact_characteristics_and_composes(kind: str) -> Non
     assert semigroup_loss(field.flow_map, t=t, r=r, s=s, x_t=x_t, x_s=x_s).max().item() < 1e-24
     off = characteristic_fitting_loss(lambda t, s, x: field.flow_map(t, s, x) + 0.5, t=t, s=s, x_t=x_t, x_s=x_s)
     torch.testing.assert_close(off, torch.full_like(off, 0.25))
+
+
+def test_the_losses_of_pairs_take_the_error_that_they_are_given() -> None:
+    """Doubling x, from 1 to 5 over two legs: |2 - 5| = 3 at once, |4 - 5| = 1 by way of r."""
+    t, r, s = torch.tensor([0.0]), torch.tensor([0.5]), torch.tensor([1.0])
+    x_t, x_s = torch.ones(1, 1), torch.full((1, 1), 5.0)
+    pair = {"t": t, "s": s, "x_t": x_t, "x_s": x_s}
+
+    def size(prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).abs().sum(1)
+
+    assert characteristic_fitting_loss(lambda t, s, x: 2 * x, **pair, error=size).tolist() == [3.0]
+    assert semigroup_loss(lambda t, s, x: 2 * x, r=r, **pair, error=size).tolist() == [1.0]
+
+
+def test_the_denoiser_on_the_diagonal_minimises_its_loss() -> None:
+    """Among a D + b, at any time, the derivative of the exact expectation vanishes at a = 1, b = 0 and nowhere near."""
+    field, t = gaussian_field("trigonometric", std=1.6), torch.full((9,), 0.4, dtype=torch.float64)
+
+    def at(a: float, b: float) -> float:
+        def loss(z: Tensor, x: Tensor) -> Tensor:
+            def denoiser(t: Tensor, x_t: Tensor) -> Tensor:
+                return a * field.denoiser(t, x_t) + b
+
+            return denoiser_matching_loss(
+                denoiser, interpolant=Interpolant("trigonometric"), t=t, x0=z, x1=x, data_std=1.6
+            )
+
+        return expectation(loss, std=1.6)
+
+    h = 1e-4
+    assert at(1 + h, 0) == pytest.approx(at(1 - h, 0), abs=1e-10)
+    assert at(1, h) == pytest.approx(at(1, -h), abs=1e-10)
+    assert at(1, 0) < min(at(0.9, 0), at(1.1, 0), at(1, 0.1), at(1, -0.1))
 
 
 def test_a_step_with_a_frozen_denoiser_is_no_semigroup() -> None:
