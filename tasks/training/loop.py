@@ -5,7 +5,7 @@ Everything random is a function of (seed, step, rank), so a state of tensors and
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ class TrainingState:
     average: MovingAverage
     optimiser: torch.optim.Optimizer
     step: int = 0
-    place: dict[str, int] = field(default_factory=dict)  # where the data stream stands
+    place: Mapping[str, Any] = field(default_factory=dict)  # where the data stream stands
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything a checkpoint needs."""
@@ -75,7 +75,7 @@ def train(
     spec: OptimiserSpec,
     *,
     average: Callable[[Sequence[Tensor]], None],
-    place: Callable[[], dict[str, int]],
+    place: Callable[[], Mapping[str, Any]],
     log: Log,
     checkpoint: Callable[[TrainingState], None],
     every: int,
