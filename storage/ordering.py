@@ -64,11 +64,6 @@ class Order:
         if self.window < 1 or self.visits < 1 or self.grid.rows < 1:
             raise ValueError(f"an order needs rows, window and visits of at least 1, got {self}")
 
-    @property
-    def epoch_size(self) -> int:
-        """Positions of an epoch: every row, ``visits`` times."""
-        return self.grid.rows * self.visits
-
     def windows(self, epoch: int, position: int) -> Iterator[Window]:
         """Give the windows that hold a position or later ones, in reading order, epoch after epoch without end."""
         while True:

@@ -49,16 +49,17 @@ def batches_of(order: Order, epoch: int, position: int, *, size: int, count: int
 
 
 def epoch_of(order: Order, epoch: int) -> list[int]:
-    (batch,) = batches_of(order, epoch, 0, size=order.epoch_size, count=1)
+    size = order.grid.rows * order.visits
+    (batch,) = batches_of(order, epoch, 0, size=size, count=1)
     found = visited(order, batch)
-    assert [(e, position) for e, position, _ in found] == [(epoch, p) for p in range(order.epoch_size)]
+    assert [(e, position) for e, position, _ in found] == [(epoch, p) for p in range(size)]
     return [row for _, _, row in found]
 
 
 @given(ORDERS, st.integers(0, 5))
 def test_every_epoch_visits_every_row_as_often_as_asked(order: Order, epoch: int) -> None:
     found = epoch_of(order, epoch)
-    assert len(found) == order.epoch_size
+    assert len(found) == order.grid.rows * order.visits
     assert np.bincount(found, minlength=order.grid.rows).tolist() == [order.visits] * order.grid.rows
 
 
@@ -86,7 +87,7 @@ def test_the_windows_of_an_epoch_partition_the_chunks(order: Order, epoch: int) 
 def test_batches_from_any_position_in_parts_of_any_world_are_the_one_order(visits: int) -> None:
     """Ends of batches, windows, visits and epochs fall everywhere: 23 rows in windows of 8, batches of 12."""
     order = Order(grid=ChunkGrid(23, 4), seed=5, window=2, visits=visits)
-    size, total = 12, order.epoch_size
+    size, total = 12, 23 * visits
     whole = [(epoch, position, row) for epoch in range(4) for (position, row) in enumerate(epoch_of(order, epoch))]
     for start in range(2 * total + 1):
         epoch, position = (start // total, start % total) if start < 2 * total else (1, total)  # an epoch's end, too
