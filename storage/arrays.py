@@ -182,12 +182,14 @@ class ChunkCodec:
         stored = np.frombuffer(content, np.uint8)
         encoded = stored[:-_CRC_BYTES]
         _require_crc(encoded, stored[-_CRC_BYTES:].tobytes())
-        if not self.is_compressed:
-            _as_bytes(out)[...] = encoded  # a ValueError where the sizes differ
-            return out
-        if len(encoded) < MAX_OVERHEAD or _BLOSC_SIZES.unpack_from(encoded.data) != (out.nbytes, len(encoded)):
-            raise ValueError("a compressed chunk of another size")
-        Blosc().decode(encoded, out=out)
+        if self.is_compressed:
+            if len(encoded) < MAX_OVERHEAD or _BLOSC_SIZES.unpack_from(encoded.data) != (out.nbytes, len(encoded)):
+                raise ValueError("a compressed chunk of another size")
+            Blosc().decode(encoded, out=out)
+        else:
+            if len(encoded) != out.nbytes:
+                raise ValueError("a chunk of another size")
+            _as_bytes(out)[...] = encoded
         return out
 
     def _one_chunk(self, files: dict[str, Buffer]) -> Any:
