@@ -120,7 +120,7 @@ class PairStream:
         )
         out = slice(filled, filled + len(rows))
         points = loaded.x.reshape(-1, *loaded.x.shape[2:])  # [rows * times, *dim]
-        # take with one index copies a point at once, ten times as fast as indexing with two; its other modes than
+        # take with one index copies a point at once, six times as fast as indexing with two; its other modes than
         # "raise" need no second buffer
         points.take(rows * times + low, axis=0, out=batch.x_t[out], mode="clip")
         points.take(rows * times + high, axis=0, out=batch.x_s[out], mode="clip")
