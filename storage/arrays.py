@@ -5,6 +5,7 @@ where the array ends inside it: growth changes the array's shape and no chunk. Z
 read and decoded here, for Zarr would copy the values four times on their way.
 """
 
+import math
 import struct
 import threading
 from dataclasses import replace
@@ -32,6 +33,7 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 _CRC_BYTES = 4
+_PAGE_BYTES = 4096
 _BLOSC_SIZES = struct.Struct("<4xI4xI")  # in its header: of the values, and of all that is compressed
 
 
@@ -100,7 +102,7 @@ class ChunkedArray:
             DamagedError: its bytes fail the checksum, are not a chunk's, or are gone.
             ValueError: ``out`` has another shape or type, or gaps.
         """
-        out = np.empty(self.chunk_shape, self.dtype) if out is None else out
+        out = empty_on_page(self.chunk_shape, self.dtype) if out is None else out
         if (out.shape, out.dtype) != (self.chunk_shape, self.dtype) or not out.flags.c_contiguous:
             raise ValueError(
                 f"a chunk of {self.name} goes into contiguous {self.dtype} {self.chunk_shape}, "
@@ -200,6 +202,19 @@ class ChunkCodec:
         return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(MemoryStore(files)), config=config))
 
 
+def empty_on_page(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Give an array of any values whose data begin on a page of memory, to read files into.
+
+    Large arrays of numpy begin 16 bytes behind one. There AMD's Zen 3 copies out of the page cache at a quarter of its
+    speed: 2.3 GB/s, not 9.
+    """
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    room = np.empty(size + _PAGE_BYTES, np.uint8)
+    start = -room.ctypes.data % _PAGE_BYTES
+    return room[start : start + size].view(kind).reshape(shape)
+
+
 class _Content(threading.local):
     """The content of a file, in a buffer of each thread's own that the next file re-uses."""
 
@@ -211,7 +226,7 @@ class _Content(threading.local):
         size = file.seek(0, 2)
         file.seek(0)
         if len(self._buffer) < size:
-            self._buffer = np.empty(size, np.uint8)
+            self._buffer = empty_on_page((size,), np.uint8)
         _read(file, self._buffer[:size])
         return self._buffer[:size].data
 

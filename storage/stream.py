@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from storage.arrays import empty_on_page
 from storage.errors import InputError, StreamConflictError
 from storage.fingerprint import fingerprint
 from storage.ordering import Order, Stretch, Window, pair_indices, part
@@ -158,7 +159,7 @@ class _Windows:
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="read-pairs")
         self._now, self._later = (
             _Buffer(
-                x=np.empty((rows, *store.chunk_shape[1:]), store.plan.dtype),
+                x=empty_on_page((rows, *store.chunk_shape[1:]), store.plan.dtype),
                 label=np.empty(rows, np.int64) if store.plan.is_conditional else None,
             )
             for _ in range(2)

@@ -43,6 +43,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.arrays import empty_on_page
 from storage.specs import TrajectoryPlan
 from storage.stream import PairStream, StreamSpec
 from storage.trajectories import Floats, TrajectoryStore
@@ -75,7 +76,7 @@ def charflow(store: TrajectoryStore, *, rows: int = ROWS) -> Iterator[Any]:
 
 def raw_read(store: TrajectoryStore) -> Iterator[None]:
     """Read as many bytes as a batch's trajectories have, again and again."""
-    buffer = np.empty(CHUNK_ROWS * ROW_BYTES, np.uint8)
+    buffer = empty_on_page((CHUNK_ROWS * ROW_BYTES,), np.uint8)
     while True:
         for chunk in range(ROWS // CHUNK_ROWS):
             with chunk_file(store, chunk).open("rb", buffering=0) as file:

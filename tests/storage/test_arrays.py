@@ -105,6 +105,15 @@ def test_a_chunk_is_read_in_place_with_one_read_and_nothing_else_is_touched(
     assert reads in (sizes, [size - 4 for size in sizes])  # the checksum of plain values comes apart
 
 
+def test_what_files_are_read_into_begins_on_a_page() -> None:
+    for shape, dtype in (((), "float32"), ((5, 3), "float64"), ((2**20, 3), "float16")):
+        found = arrays.empty_on_page(shape, dtype)
+        assert (found.shape, found.dtype) == (shape, np.dtype(dtype))
+        assert found.ctypes.data % 4096 == 0
+        assert found.flags.c_contiguous
+        assert found.flags.writeable
+
+
 def test_chunks_are_read_by_many_threads_at_once(kind: ChunkedArray) -> None:
     for index in range(2):
         put(kind, index, kind.encode(chunk(100 * index)))
