@@ -246,7 +246,8 @@ def measure() -> dict[str, object]:
         for turn in range(ROUNDS):
             for name, begin in contenders.items():
                 found[name].append(speed(begin))
-            sys.stderr.write(f"round {turn + 1} of {ROUNDS}: charflow {found['charflow'][-1]:.2f} GB/s\n")
+            latest = ", ".join(f"{name} {values[-1]:.3f}" for name, values in found.items())
+            sys.stderr.write(f"round {turn + 1} of {ROUNDS}, GB/s: {latest}\n")
     medians = {name: statistics.median(values) for name, values in found.items()}
     results = {name: medians[name] for name in ("charflow", "limit")}
     for name in ("memory_map", "mosaicml_streaming", "webdataset"):
