@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from storage.atomic import write_atomic
 from storage.checksum import digest
+from storage.errors import VersionError
 from storage.paths import Location
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINT_VERSION = 2  # of the payload; in the first a stream's place named neither seed nor manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Publish a checkpoint, then drop those that are too old."""
         write_atomic(self._payload(checkpoint.step), checkpoint.payload)
-        marker = {"step": checkpoint.step, "digest": digest(checkpoint.payload)}
+        marker = {"version": CHECKPOINT_VERSION, "step": checkpoint.step, "digest": digest(checkpoint.payload)}
         write_atomic(self._marker(checkpoint.step), json.dumps(marker).encode())
         # later steps can only be damaged ones that newest() passed over; they must not push out what is valid
         for step in [step for step in self.steps() if step <= checkpoint.step][: -self._keep]:
@@ -42,7 +45,11 @@ class CheckpointFolder:
             self._payload(step).unlink(missing_ok=True)
 
     def newest(self) -> Checkpoint | None:
-        """Give the newest checkpoint whose bytes match its marker, skipping damaged ones with a warning."""
+        """Give the newest checkpoint whose bytes match its marker, skipping damaged ones with a warning.
+
+        Raises:
+            VersionError: it was written by another version of the format.
+        """
         for step in reversed(self.steps()):
             payload = self._valid(step)
             if payload is not None:
@@ -57,11 +64,19 @@ class CheckpointFolder:
     def _valid(self, step: int) -> bytes | None:
         """Give the payload that the marker promises; None where there is another or none."""
         try:
-            promised = json.loads(self._marker(step).read_bytes())["digest"]
+            marker = json.loads(self._marker(step).read_bytes())
             payload = self._payload(step).read_bytes()
+            if digest(payload) != marker["digest"]:
+                return None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return payload if digest(payload) == promised else None
+        version = marker.get("version", 1)
+        if version != CHECKPOINT_VERSION:
+            raise VersionError(
+                f"{self._marker(step)} has format {version}, this charflow reads {CHECKPOINT_VERSION}; "
+                f"go on with the charflow that wrote it, or delete {self.folder} to train anew"
+            )
+        return payload
 
     def _payload(self, step: int) -> Location:
         return self.folder / f"step-{step:08d}.pt"

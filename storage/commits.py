@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from storage.atomic import create_exclusive, sweep, sync_folder, write_atomic
@@ -175,9 +175,7 @@ class Ledger:
         if before is not None and before.rows > rows and not self.missing(before.chunks):
             rows, chunks = before.rows, before.chunks  # a smaller request must not unseal what others train on
         known = self._sealed_digests(before)
-        new = self.read_many(chunk for chunk in range(chunks) if not known.get(str(chunk)))
-        digests = {str(chunk): known.get(str(chunk)) or dict(next(new).files) for chunk in range(chunks)}
-        content = canonical(digests)
+        content = self._digests_of(chunks, known=known)
         manifest = Manifest(rows=rows, chunks=chunks, plan=fingerprint(self.plan()), digest=digest(content))
         if manifest == before and known:
             return manifest
@@ -195,6 +193,17 @@ class Ledger:
         except TypeError as error:
             raise DamagedError(f"{path} is no manifest; delete it and run the integrate step again") from error
 
+    def part(self, manifest: Manifest, *, rows: int, chunks: int) -> Manifest:
+        """Give the manifest that a seal over fewer rows of the same store has.
+
+        Raises:
+            IncompleteError: a chunk is no longer committed.
+        """
+        if manifest.rows == rows:
+            return manifest
+        content = self._digests_of(chunks, known=self._sealed_digests(manifest))
+        return replace(manifest, rows=rows, chunks=chunks, digest=digest(content))
+
     def sweep(self) -> int:
         """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
         return sweep(self.folder)
@@ -210,6 +219,11 @@ class Ledger:
     def _digests(self) -> Location:
         """The digests that the last seal gathered, so that the next reads new records alone; not needed otherwise."""
         return self.folder / "digests.json"
+
+    def _digests_of(self, chunks: int, *, known: Mapping[str, Mapping[str, str]]) -> bytes:
+        """Give what a manifest's digest is of: the digests of the first chunks, from their records where not known."""
+        new = self.read_many(chunk for chunk in range(chunks) if not known.get(str(chunk)))
+        return canonical({str(chunk): known.get(str(chunk)) or dict(next(new).files) for chunk in range(chunks)})
 
     def _sealed_digests(self, manifest: Manifest | None) -> dict[str, dict[str, str]]:
         """Give what the last seal gathered; nothing, unless it is what that seal's manifest vouches for."""

@@ -38,4 +38,8 @@ class IncompleteError(StorageError):
 
 
 class VersionError(StorageError):
-    """Written by a newer version of the format."""
+    """Written by a version of the format that cannot be read here."""
+
+
+class StreamConflictError(StorageError):
+    """A place in a stream belongs to another order, or to other trajectories."""

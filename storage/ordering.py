@@ -2,10 +2,12 @@
 
 Block shuffle: chunks are permuted, gathered into windows of a few chunks, and rows are permuted inside a window, once
 for each visit. So a reader holds one window in memory, reads every chunk once an epoch, and knows every position's row
-without having drawn those before it. Nothing here depends on the number of readers.
+without having drawn those before it. A global batch is a stretch of the positions, across the ends of windows and
+epochs; rank r takes the r-th of its equal parts. Nothing else here depends on the number of readers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +18,30 @@ from storage.chunks import ChunkGrid
 Indices = npt.NDArray[np.int64]
 
 _CHUNKS, _ROWS, _PAIRS, _DATA = 1, 2, 3, 4  # streams of the counter-based generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Chunks that are shuffled together, and where they come in an epoch."""
+
+    epoch: int
+    index: int
+    start: int  # its first position
+    chunks: Indices  # ascending, so that a short last chunk of the store is the last here as well
+    rows: int  # of these chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Consecutive positions of one epoch, inside one visit to a window."""
+
+    window: Window
+    start: int  # its first position
+    rows: Indices  # of each position, counted from the window's first row
+
+    def cut(self, first: int, last: int) -> "Stretch":
+        """Give positions ``first <= p < last`` of the stretch, counted from its own start."""
+        return replace(self, start=self.start + first, rows=self.rows[first:last])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +64,56 @@ class Order:
         if self.window < 1 or self.visits < 1 or self.grid.rows < 1:
             raise ValueError(f"an order needs rows, window and visits of at least 1, got {self}")
 
-    @property
-    def epoch_size(self) -> int:
-        """Positions of an epoch: every row, ``visits`` times."""
-        return self.grid.rows * self.visits
+    def windows(self, epoch: int, position: int) -> Iterator[Window]:
+        """Give the windows that hold a position or later ones, in reading order, epoch after epoch without end."""
+        while True:
+            chunks = _rng(self.seed, _CHUNKS, epoch).permutation(self.grid.count)
+            start = 0
+            for index, first in enumerate(range(0, len(chunks), self.window)):
+                mine = np.sort(chunks[first : first + self.window])
+                rows = sum(self.grid.chunk(int(chunk)).rows for chunk in mine)
+                if start + rows * self.visits > position:
+                    yield Window(epoch=epoch, index=index, start=start, chunks=mine, rows=rows)
+                start += rows * self.visits
+            epoch, position = epoch + 1, 0
 
-    def windows(self, epoch: int) -> list[Indices]:
-        """Give the chunks of each window of an epoch, in reading order."""
-        chunks = _rng(self.seed, _CHUNKS, epoch).permutation(self.grid.count)
-        return [chunks[k : k + self.window] for k in range(0, len(chunks), self.window)]
+    def batches(self, epoch: int, position: int, *, size: int) -> Iterator[list[Stretch]]:
+        """Give the batches of ``size`` positions from a position on, without end, each as its stretches in order."""
+        batch: list[Stretch] = []
+        missing = size
+        for visit in self._visits(epoch, position):
+            used, length = 0, len(visit.rows)
+            while used < length:
+                take = min(missing, length - used)
+                batch.append(visit.cut(used, used + take))
+                used += take
+                missing -= take
+                if missing == 0:
+                    yield batch
+                    batch, missing = [], size
 
-    def window_rows(self, chunks: Indices) -> int:
-        """Give the number of rows of the given chunks."""
-        return sum(self.grid.chunk(int(chunk)).rows for chunk in chunks)
+    def _visits(self, epoch: int, position: int) -> Iterator[Stretch]:
+        """Give the visits from a position on, the first without what lies before."""
+        for window in self.windows(epoch, position):
+            for visit in range(self.visits):
+                start = window.start + visit * window.rows
+                behind = max(0, position - start) if window.epoch == epoch else 0
+                if behind < window.rows:
+                    rng = _rng(self.seed, _ROWS, window.epoch, window.index, visit)
+                    whole = Stretch(window=window, start=start, rows=rng.permutation(window.rows))
+                    yield whole.cut(behind, window.rows)
 
-    def visit(self, epoch: int, window: int, visit: int, *, rows: int) -> Indices:
-        """Give the order in which one visit goes through a window's ``rows`` rows, as offsets into the window."""
-        return _rng(self.seed, _ROWS, epoch, window, visit).permutation(rows)
+
+def part(batch: list[Stretch], *, rank: int, world: int) -> list[Stretch]:
+    """Give the rank's one of the ``world`` equal parts of a batch, as its stretches in order."""
+    size = sum(len(stretch.rows) for stretch in batch) // world
+    first, found = -rank * size, []  # of each stretch, counted from the part's first row
+    for stretch in batch:
+        last = first + len(stretch.rows)
+        if first < size and last > 0:
+            found.append(stretch.cut(max(0, -first), min(size, last) - first))
+        first = last
+    return found
 
 
 @lru_cache(maxsize=2)

@@ -1,21 +1,24 @@
 """Stored trajectories as an endless stream of training pairs, the same for any number of readers.
 
-The global batch is a stretch of the global order (storage/ordering.py); rank r takes the r-th of its equal parts.
-A background thread reads the next window of chunks into one of two buffers while the present one is used.
+The order is that of storage/ordering.py. Background threads read the next window's chunks, each at once, into one of
+two buffers while the present one is used.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import IncompleteError, InputError
-from storage.ordering import Indices, Order, pair_indices
+from storage.arrays import empty_on_page
+from storage.errors import InputError, StreamConflictError
+from storage.fingerprint import fingerprint
+from storage.ordering import Order, Stretch, Window, pair_indices, part
 from storage.trajectories import Floats, Labels, TrajectoryStore
 
 WINDOW_CHUNKS = 8
+_READERS = 2  # threads: one reads while the other checks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,12 @@ class PairBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a stream stands: ``position`` pairs of an epoch are behind it."""
+    """Where a stream stands, and in which order over what: ``position`` pairs of its epoch are behind it."""
 
-    epoch: int = 0
-    position: int = 0
+    seed: int
+    epoch: int
+    position: int
+    manifest: str  # fingerprint of the manifest that a seal over just the stream's rows has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,23 +53,6 @@ class StreamSpec:
     full_span_share: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Window:
-    epoch: int
-    index: int
-    chunks: Indices
-    start: int  # its first position in the epoch
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Trajectories in memory, and their labels if they have any."""
-
-    x: Floats  # [rows, times, *dim]
-    label: Labels | None  # [rows]
-
-
 class PairStream:
     """The pairs of one rank, without end.
 
@@ -73,127 +61,140 @@ class PairStream:
         spec: the global order.
         rank: which part of every global batch is ours.
         world: number of parts; divides the batch.
-        place: where to go on.
+        place: where to go on, of a stream of the same order; None: at the beginning.
 
     Raises:
         IncompleteError: the store is not sealed over the rows.
         InputError: the batch cannot be divided.
+        StreamConflictError: the place is of another seed, or of other trajectories.
     """
 
-    def __init__(self, store: TrajectoryStore, spec: StreamSpec, *, rank: int, world: int, place: Place) -> None:
-        manifest = store.ledger.manifest()
-        if manifest is None or manifest.rows < spec.rows:
-            sealed = "not sealed" if manifest is None else f"sealed over {manifest.rows} rows"
-            raise IncompleteError(f"{store.path} is {sealed}, asked for {spec.rows}; run the integrate step first")
+    def __init__(
+        self, store: TrajectoryStore, spec: StreamSpec, *, rank: int, world: int, place: Place | None = None
+    ) -> None:
+        manifest = fingerprint(asdict(store.sealed(spec.rows)))
         if spec.batch_size % world:
             raise InputError(f"generator.batch_size must be a multiple of {world} workers, got {spec.batch_size}")
+        start = Place(seed=spec.seed, epoch=0, position=0, manifest=manifest)
+        _require_same_order(place or start, start, store=store)
         self._store = store
         self._spec = spec
         self._order = Order(grid=store.grid(spec.rows), seed=spec.seed, window=WINDOW_CHUNKS, visits=spec.visits)
         self._times = np.asarray(store.plan.times, dtype=np.float64)
-        part = spec.batch_size // world
-        self._mine = (rank * part, (rank + 1) * part)
-        self.place = place  # of the next global batch
+        self._rank, self._world = rank, world
+        self.place = place or start  # of the next global batch
 
     def __iter__(self) -> Iterator[PairBatch]:
         """Give this rank's part of each global batch from :attr:`place` on; ``place`` then names the next one."""
-        size = self._spec.batch_size
-        batch, filled = self._empty(), 0
-        for window, loaded in self._loaded():
-            for visit in range(self._spec.visits):
-                start = window.start + visit * window.rows
-                offset = max(0, self.place.position - start) if self.place.epoch == window.epoch else 0
-                if offset >= window.rows:
-                    continue
-                rows = self._order.visit(window.epoch, window.index, visit, rows=window.rows)
-                while offset < window.rows:
-                    take = min(size - filled, window.rows - offset)
-                    taken = rows[offset : offset + take]
-                    self._fill(batch, filled, loaded, taken, epoch=window.epoch, start=start + offset)
-                    filled += take
-                    offset += take
-                    if filled == size:
-                        self.place = Place(epoch=window.epoch, position=start + offset)
-                        yield batch
-                        batch, filled = self._empty(), 0
+        place = self.place
+        with _Windows(self._store, self._order, place) as windows:
+            for stretches in self._order.batches(place.epoch, place.position, size=self._spec.batch_size):
+                batch, filled = self._empty(), 0
+                for stretch in part(stretches, rank=self._rank, world=self._world):
+                    self._fill(batch, filled, windows.loaded(stretch.window), stretch)
+                    filled += len(stretch.rows)
+                last = stretches[-1]
+                self.place = replace(place, epoch=last.window.epoch, position=last.start + len(last.rows))
+                yield batch
 
     def _empty(self) -> PairBatch:
-        part = self._mine[1] - self._mine[0]
-        shape = (part, *self._store.plan.dim)
-        dtype = self._store.plan.dtype
+        rows, plan = self._spec.batch_size // self._world, self._store.plan
         return PairBatch(
-            x_t=np.empty(shape, dtype),
-            x_s=np.empty(shape, dtype),
-            t=np.empty(part),
-            s=np.empty(part),
-            label=self._empty_labels(part),
+            x_t=np.empty((rows, *plan.dim), plan.dtype),
+            x_s=np.empty((rows, *plan.dim), plan.dtype),
+            t=np.empty(rows),
+            s=np.empty(rows),
+            label=np.empty(rows, np.int64) if plan.is_conditional else None,
         )
 
-    def _empty_labels(self, rows: int) -> Labels | None:
-        return np.empty(rows, np.int64) if self._store.plan.is_conditional else None
-
-    def _fill(self, batch: PairBatch, filled: int, loaded: _Rows, rows: Indices, *, epoch: int, start: int) -> None:
-        """Copy what is ours of ``rows``, which are positions ``filled ...`` of the global batch."""
-        first = max(filled, self._mine[0])
-        last = min(filled + len(rows), self._mine[1])
-        if first >= last:
-            return
+    def _fill(self, batch: PairBatch, filled: int, loaded: "_Buffer", stretch: Stretch) -> None:
+        """Copy the pairs of a stretch into the batch, from row ``filled`` on."""
+        rows = stretch.rows
+        times = len(self._times)
         low, high = pair_indices(
             self._spec.seed,
-            epoch,
-            start + first - filled,
-            start + last - filled,
-            times=len(self._times),
+            stretch.window.epoch,
+            stretch.start,
+            stretch.start + len(rows),
+            times=times,
             full_span_share=self._spec.full_span_share,
         )
-        mine = rows[first - filled : last - filled]
-        out = slice(first - self._mine[0], last - self._mine[0])
-        batch.x_t[out] = loaded.x[mine, low]
-        batch.x_s[out] = loaded.x[mine, high]
+        out = slice(filled, filled + len(rows))
+        points = loaded.x.reshape(-1, *loaded.x.shape[2:])  # [rows * times, *dim]
+        # take with one index copies a point at once, six times as fast as indexing with two; its other modes than
+        # "raise" need no second buffer
+        points.take(rows * times + low, axis=0, out=batch.x_t[out], mode="clip")
+        points.take(rows * times + high, axis=0, out=batch.x_s[out], mode="clip")
         batch.t[out] = self._times[low]
         batch.s[out] = self._times[high]
         if batch.label is not None and loaded.label is not None:
-            batch.label[out] = loaded.label[mine]
+            batch.label[out] = loaded.label[rows]
 
-    def _windows(self) -> Iterator[_Window]:
-        """Give the windows from :attr:`place` on; those that are behind it are not read."""
-        epoch, place = self.place.epoch, self.place
-        while True:
-            start = 0
-            for index, chunks in enumerate(self._order.windows(epoch)):
-                rows = self._order.window_rows(chunks)
-                end = start + rows * self._spec.visits
-                if epoch > place.epoch or end > place.position:
-                    yield _Window(epoch=epoch, index=index, chunks=chunks, start=start, rows=rows)
-                start = end
-            epoch += 1
 
-    def _loaded(self) -> Iterator[tuple[_Window, _Rows]]:
-        """Give each window with its trajectories, valid until the next one is asked for."""
-        chunk_shape = self._store.chunk_shape
-        window_rows = min(WINDOW_CHUNKS * chunk_shape[0], self._order.grid.count * chunk_shape[0])
-        now, later = (
-            _Rows(
-                x=np.empty((window_rows, *chunk_shape[1:]), self._store.plan.dtype),
-                label=self._empty_labels(window_rows),
+def _require_same_order(place: Place, ours: Place, *, store: TrajectoryStore) -> None:
+    if place.seed != ours.seed:
+        raise StreamConflictError(f"the stream of seed {ours.seed} cannot go on from a place of seed {place.seed}")
+    if place.manifest != ours.manifest:
+        raise StreamConflictError(
+            f"the stream cannot go on from a place in other trajectories than those of {store.path}: "
+            f"their manifest is {place.manifest[:12]}, here it is {ours.manifest[:12]}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Buffer:
+    """Room for the trajectories of a window, and for their labels if they have any."""
+
+    x: Floats  # [rows, times, *dim]
+    label: Labels | None  # [rows]
+
+
+class _Windows:
+    """The windows of an order from a place on, read one ahead; leaving ends the reading."""
+
+    def __init__(self, store: TrajectoryStore, order: Order, place: Place) -> None:
+        rows = min(order.window, order.grid.count) * store.plan.chunk_rows
+        self._store = store
+        self._coming = order.windows(place.epoch, place.position)
+        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="read-pairs")
+        self._now, self._later = (
+            _Buffer(
+                x=empty_on_page((rows, *store.chunk_shape[1:]), store.plan.dtype),
+                label=np.empty(rows, np.int64) if store.plan.is_conditional else None,
             )
             for _ in range(2)
         )
-        windows = self._windows()
-        with ThreadPoolExecutor(1, thread_name_prefix="read-pairs") as pool:
-            coming = pool.submit(self._read, next(windows), now)
-            while True:
-                window, loaded = coming.result()
-                coming = pool.submit(self._read, next(windows), later)
-                yield window, loaded
-                now, later = later, now
+        self._window: Window | None = None  # in the present buffer
+        self._next, self._reads = self._read_ahead()
 
-    def _read(self, window: _Window, out: _Rows) -> tuple[_Window, _Rows]:
-        start = 0
-        for chunk in window.chunks:
-            rows = self._order.grid.chunk(int(chunk)).rows  # the store may span more rows than we use
-            out.x[start : start + rows] = self._store.read_chunk(int(chunk))[:rows]
-            if out.label is not None:
-                out.label[start : start + rows] = self._store.read_labels(int(chunk))[:rows]
-            start += rows
-        return window, _Rows(x=out.x[:start], label=None if out.label is None else out.label[:start])
+    def __enter__(self) -> "_Windows":
+        """Give the windows themselves."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Read no more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def loaded(self, window: Window) -> _Buffer:
+        """Give the present window or a later one, valid until one after it is asked for."""
+        while self._window is None or (self._window.epoch, self._window.index) != (window.epoch, window.index):
+            for read in self._reads:
+                read.result()
+            self._window, self._now, self._later = self._next, self._later, self._now
+            self._next, self._reads = self._read_ahead()
+        return self._now
+
+    def _read_ahead(self) -> tuple[Window, list[Future[None]]]:
+        """Begin to read the next window into the later buffer."""
+        window = next(self._coming)
+        return window, [
+            self._pool.submit(self._read, int(chunk), k, self._later) for k, chunk in enumerate(window.chunks)
+        ]
+
+    def _read(self, chunk: int, k: int, out: _Buffer) -> None:
+        """Read a chunk, the window's k-th: only the last of a window may be short, so none lies on another."""
+        size = self._store.plan.chunk_rows
+        mine = slice(k * size, (k + 1) * size)
+        self._store.read_chunk(chunk, out=out.x[mine])
+        if out.label is not None:
+            self._store.read_labels(chunk, out=out.label[mine])

@@ -166,29 +166,30 @@ class TrajectoryStore:
 
         Args:
             chunk: its index.
-            out: a buffer of at least these rows, filled and given back as a view.
+            out: of :attr:`chunk_shape`, contiguous; a whole chunk is read into it, whose visible part is given back.
 
         Raises:
             IncompleteError: the chunk is not committed.
             DamagedError: its bytes fail the checksum or are gone.
+            ValueError: ``out`` has another shape or type, or gaps.
         """
-        x = self._read(self._x, chunk)
-        if out is None:
-            return x
-        out[: len(x)] = x
-        return out[: len(x)]
+        return self._read(self._x, chunk, out=out)
 
-    def read_labels(self, chunk: int) -> Labels:
+    def read_labels(self, chunk: int, *, out: Labels | None = None) -> Labels:
         """Give the labels of the visible rows of a committed chunk, ``[rows]``; -1 is a row without a class.
 
+        Args:
+            chunk: its index.
+            out: ``[chunk_rows]``, contiguous; as in :meth:`read_chunk`.
+
         Raises:
             IncompleteError: the chunk is not committed.
             DamagedError: its bytes fail the checksum or are gone.
-            ValueError: the plan has no classes.
+            ValueError: the plan has no classes, or ``out`` has another shape or type, or gaps.
         """
         if not self.plan.is_conditional:
             raise ValueError(f"{self.path} holds no labels; its plan has no classes")
-        return self._read(self._label, chunk)
+        return self._read(self._label, chunk, out=out)
 
     def read_rows(self, start: int, stop: int) -> Floats:
         """Give trajectories ``start <= row < stop`` through committed chunks, ``[stop - start, times, *dim]``."""
@@ -231,6 +232,20 @@ class TrajectoryStore:
         self._grow(rows)  # again: a process that grew it less may have had the last word
         return self.ledger.seal(rows=rows, chunks=self.grid(rows).count)
 
+    def sealed(self, rows: int) -> Manifest:
+        """Give the manifest that a seal over just the first ``rows`` rows has, however many more are sealed.
+
+        It stays as the store grows, and is another one once a byte of these rows is.
+
+        Raises:
+            IncompleteError: the store is not sealed over so many rows.
+        """
+        manifest = self.ledger.manifest()
+        if manifest is None or manifest.rows < rows:
+            found = "not sealed" if manifest is None else f"sealed over {manifest.rows} rows"
+            raise IncompleteError(f"{self.path} is {found}, asked for {rows}; run the integrate step first")
+        return self.ledger.part(manifest, rows=rows, chunks=self.grid(rows).count)
+
     def sweep(self) -> int:
         """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
         return sweep(self.path) + self.ledger.sweep()
@@ -257,11 +272,11 @@ class TrajectoryStore:
         x = rounded(self.plan, x)
         return [x] if label is None else [label, x]
 
-    def _read(self, array: ChunkedArray, chunk: int) -> npt.NDArray[Any]:
+    def _read(self, array: ChunkedArray, chunk: int, *, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
         rows = self.grid(self.rows).chunk(chunk).rows
         if not self.ledger.is_committed(chunk):
             raise IncompleteError(f"chunk {chunk} of {self.path} is not committed; run the integrate step again")
-        return array.read(chunk)[:rows]
+        return array.read(chunk, out=out)[:rows]
 
     def _each(self, look: Callable[[int], bool], chunks: Sequence[int], *, is_quick: bool) -> Iterable[bool]:
         """Look at chunks one by one on a disk; on an object store at as many at once as the memory may hold."""

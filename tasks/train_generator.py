@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from storage.data import DataStore
-from storage.errors import InputError
+from storage.errors import InputError, StreamConflictError
 from storage.journal import read_journal
 from storage.models import read_model
 from storage.paths import Location
@@ -120,19 +120,7 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         warm_start(generator, build_stored_denoiser(read_model(request.velocity)))
     placement = place_training(request.generator, group.device)
     state = resume(generator, spec, request.place, placement=placement)
-    stream = PairStream(
-        store,
-        StreamSpec(
-            rows=request.count,
-            batch_size=spec.batch_size,
-            seed=request.seed,
-            visits=request.generator.pairs_per_row,
-            full_span_share=request.generator.full_span_share,
-        ),
-        rank=group.rank,
-        world=group.world,
-        place=Place(**state.place),
-    )
+    stream = _stream(store, request, group, place=state.place)
     model_spec = {
         "kind": "generator",
         "form": request.generator.form,
@@ -256,6 +244,23 @@ def _between(seed: int, *, step: int, rank: int, rows: int) -> Tensor:
     """Give where each row's intermediate time lies between its two, ``[rows]`` uniform, a function of the arguments."""
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, TRAINING], np.uint64), counter=[0, step, rank, 1]))
     return torch.from_numpy(rng.random(rows, dtype=np.float32))
+
+
+def _stream(store: TrajectoryStore, request: GeneratorRequest, group: Group, *, place: Mapping[str, Any]) -> PairStream:
+    """Give this worker's pairs from a checkpoint's place on, or from the beginning where there is none."""
+    spec = StreamSpec(
+        rows=request.count,
+        batch_size=request.generator.batch_size,
+        seed=request.seed,
+        visits=request.generator.pairs_per_row,
+        full_span_share=request.generator.full_span_share,
+    )
+    try:
+        return PairStream(store, spec, rank=group.rank, world=group.world, place=Place(**place) if place else None)
+    except StreamConflictError as error:
+        raise StreamConflictError(
+            f"{error}; restore what has changed, or delete {request.place.checkpoints} to train anew"
+        ) from error
 
 
 def _as_torch(stream: PairStream, request: GeneratorRequest, *, step: int, rank: int) -> Iterator[TorchPairs]:

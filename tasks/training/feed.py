@@ -5,7 +5,7 @@ needs no waiting either. Numpy's generators and memory-mapped reads let go of th
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -15,7 +15,7 @@ import torch
 from tasks.training.backward import map_tensors
 
 Batch = TypeVar("Batch")
-Place = dict[str, int]
+Place = Mapping[str, Any]  # of values that torch loads without running code
 
 _AHEAD = 2  # batches
 

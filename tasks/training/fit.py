@@ -82,7 +82,7 @@ def fit(
     loss: Callable[[Batch], Tensor],
     spec: OptimiserSpec,
     *,
-    stream_place: Callable[[], dict[str, int]],
+    stream_place: Callable[[], Mapping[str, Any]],
     place: TrainingPlace,
     model_spec: dict[str, Any],
     group: Group,

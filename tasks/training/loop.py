@@ -35,7 +35,7 @@ class TrainingState:
     average: MovingAverage
     optimiser: torch.optim.Optimizer
     step: int = 0
-    place: dict[str, int] = field(default_factory=dict)  # where the data stream stands
+    place: Mapping[str, Any] = field(default_factory=dict)  # where the data stream stands
     key: str = ""  # of what is trained
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def train(
     spec: OptimiserSpec,
     *,
     average: Callable[[Sequence[Tensor]], None],
-    place: Callable[[], dict[str, int]],
+    place: Callable[[], Mapping[str, Any]],
     log: Log,
     checkpoint: Callable[[TrainingState], None],
     every: int,
@@ -150,9 +150,11 @@ def train(
             kept = time.monotonic()
 
 
-def _batches(start: Mapping[str, int], stop: Mapping[str, int]) -> str:
+def _batches(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
     """Give, in words, the batches from one place of the stream to another; nothing where it has no places."""
-    first, last = (", ".join(f"{name} {value}" for name, value in place.items()) for place in (start, stop))
+    first, last = (
+        ", ".join(f"{name} {place[name]}" for name in ("epoch", "position") if name in place) for place in (start, stop)
+    )
     return f", in the batches from {first} to {last}" if first else ""
 
 

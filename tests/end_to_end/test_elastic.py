@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from storage.models import read_model
-from storage.stream import PairBatch, PairStream, Place, StreamSpec
+from storage.stream import PairBatch, PairStream, StreamSpec
 from storage.trajectories import TrajectoryStore
 from tasks import train_generator
 from tasks.executor import ray_session
@@ -119,5 +119,5 @@ def planned_digests(request: GeneratorRequest, world: int, rank: int) -> list[st
         full_span_share=request.generator.full_span_share,
     )
     store = TrajectoryStore.open(request.store)
-    stream = iter(PairStream(store, spec, rank=rank, world=world, place=Place()))
+    stream = iter(PairStream(store, spec, rank=rank, world=world))
     return [digest(next(stream)) for _ in range(STEPS + 4)]

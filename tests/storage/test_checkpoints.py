@@ -1,11 +1,13 @@
 """Checkpoints: the newest valid one counts."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from storage.checkpoints import Checkpoint, CheckpointFolder
+from storage.errors import VersionError
 from tests.local import on_disk
 from tests.storage.disk import deaths
 
@@ -70,6 +72,21 @@ def test_a_damaged_marker_is_passed_over_with_a_warning(
     file(folder, 10, "json").write_text(content)
     assert newest(folder) == 5
     assert "step 10" in caplog.text
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_another_version_is_refused_with_a_remedy_unless_it_is_damaged(
+    version: int | None, folder: CheckpointFolder
+) -> None:
+    save(folder, 5, 10)
+    marker = json.loads(file(folder, 10, "json").read_bytes())
+    assert marker.pop("version") == 2
+    file(folder, 10, "json").write_text(json.dumps(marker | ({} if version is None else {"version": version})))
+    words = rf"step-00000010.json has format {version or 1}, this charflow reads 2; .* delete {folder.folder} to train"
+    with pytest.raises(VersionError, match=words):
+        folder.newest()
+    file(folder, 10, "pt").write_bytes(b"rubbish")
+    assert newest(folder) == 5
 
 
 def test_a_payload_without_a_marker_does_not_count(folder: CheckpointFolder, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,15 +1,17 @@
 """The order of an epoch: every row as often as asked, no position needs those before it, pairs of the right law."""
 
-from itertools import pairwise
+from collections.abc import Iterable
+from itertools import islice, pairwise, takewhile
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from storage.chunks import ChunkGrid
-from storage.ordering import Indices, Order, pair_indices, permutation
+from storage.ordering import Indices, Order, Stretch, Window, pair_indices, part, permutation
 
 ORDERS = st.builds(
     lambda rows, chunk_rows, seed, window, visits: Order(
@@ -23,35 +25,79 @@ ORDERS = st.builds(
 )
 
 
-def rows_of(order: Order, chunks: Indices) -> Indices:
+def rows_of(order: Order, window: Window) -> Indices:
     """Give the store's rows in a window, in the window's order."""
-    shards = [order.grid.chunk(int(chunk)) for chunk in chunks]
+    shards = [order.grid.chunk(int(chunk)) for chunk in window.chunks]
     return np.concatenate([np.arange(shard.start, shard.stop) for shard in shards])
 
 
+def windows_of(order: Order, epoch: int) -> list[Window]:
+    return list(takewhile(lambda window: window.epoch == epoch, order.windows(epoch, 0)))
+
+
+def visited(order: Order, stretches: Iterable[Stretch]) -> list[tuple[int, int, int]]:
+    """Give the epoch, position and row of each pair."""
+    return [
+        (stretch.window.epoch, position, int(rows_of(order, stretch.window)[row]))
+        for stretch in stretches
+        for position, row in enumerate(stretch.rows, stretch.start)
+    ]
+
+
+def batches_of(order: Order, epoch: int, position: int, *, size: int, count: int) -> list[list[Stretch]]:
+    return list(islice(order.batches(epoch, position, size=size), count))
+
+
 def epoch_of(order: Order, epoch: int) -> list[int]:
-    visited = []
-    for index, chunks in enumerate(order.windows(epoch)):
-        rows = rows_of(order, chunks)
-        for visit in range(order.visits):
-            visited += rows[order.visit(epoch, index, visit, rows=len(rows))].tolist()
-    return visited
+    size = order.grid.rows * order.visits
+    (batch,) = batches_of(order, epoch, 0, size=size, count=1)
+    found = visited(order, batch)
+    assert [(e, position) for e, position, _ in found] == [(epoch, p) for p in range(size)]
+    return [row for _, _, row in found]
 
 
 @given(ORDERS, st.integers(0, 5))
 def test_every_epoch_visits_every_row_as_often_as_asked(order: Order, epoch: int) -> None:
-    visited = epoch_of(order, epoch)
-    assert len(visited) == order.epoch_size
-    assert np.bincount(visited, minlength=order.grid.rows).tolist() == [order.visits] * order.grid.rows
+    found = epoch_of(order, epoch)
+    assert len(found) == order.grid.rows * order.visits
+    assert np.bincount(found, minlength=order.grid.rows).tolist() == [order.visits] * order.grid.rows
+
+
+@given(ORDERS, st.integers(0, 5))
+def test_each_visit_to_a_window_is_a_permutation_of_its_rows(order: Order, epoch: int) -> None:
+    found = epoch_of(order, epoch)
+    for window in windows_of(order, epoch):
+        for visit in range(order.visits):
+            start = window.start + visit * window.rows
+            assert sorted(found[start : start + window.rows]) == rows_of(order, window).tolist()
 
 
 @given(ORDERS, st.integers(0, 5))
 def test_the_windows_of_an_epoch_partition_the_chunks(order: Order, epoch: int) -> None:
-    windows = order.windows(epoch)
-    assert sorted(np.concatenate(windows).tolist()) == list(range(order.grid.count))
-    assert all(len(chunks) == order.window for chunks in windows[:-1])
-    assert 1 <= len(windows[-1]) <= order.window
-    assert [order.window_rows(chunks) for chunks in windows] == [len(rows_of(order, chunks)) for chunks in windows]
+    windows = windows_of(order, epoch)
+    assert sorted(np.concatenate([window.chunks for window in windows]).tolist()) == list(range(order.grid.count))
+    assert all(len(window.chunks) == order.window for window in windows[:-1])
+    assert 1 <= len(windows[-1].chunks) <= order.window
+    assert all((np.diff(window.chunks) > 0).all() for window in windows)
+    assert [window.rows for window in windows] == [len(rows_of(order, window)) for window in windows]
+    assert [window.index for window in windows] == list(range(len(windows)))
+
+
+@pytest.mark.parametrize("visits", [1, 2])
+def test_batches_from_any_position_in_parts_of_any_world_are_the_one_order(visits: int) -> None:
+    """Ends of batches, windows, visits and epochs fall everywhere: 23 rows in windows of 8, batches of 12."""
+    order = Order(grid=ChunkGrid(23, 4), seed=5, window=2, visits=visits)
+    size, total = 12, 23 * visits
+    whole = [(epoch, position, row) for epoch in range(4) for (position, row) in enumerate(epoch_of(order, epoch))]
+    for start in range(2 * total + 1):
+        epoch, position = (start // total, start % total) if start < 2 * total else (1, total)  # an epoch's end, too
+        batches = batches_of(order, epoch, position, size=size, count=2)
+        expected = [whole[start + k * size : start + (k + 1) * size] for k in range(2)]
+        assert [visited(order, batch) for batch in batches] == expected
+        for world in (1, 2, 3, 4, 6):
+            parts = [[visited(order, part(batch, rank=k, world=world)) for k in range(world)] for batch in batches]
+            assert all(len(mine) == size // world for of_ranks in parts for mine in of_ranks)
+            assert [[pair for mine in of_ranks for pair in mine] for of_ranks in parts] == expected
 
 
 @given(ORDERS, st.integers(0, 5))
@@ -70,13 +116,84 @@ def test_other_epochs_and_seeds_come_in_another_order(what: str) -> None:
 
 def test_the_visits_and_the_windows_of_an_epoch_come_in_different_orders() -> None:
     order = Order(grid=ChunkGrid(200, 50), seed=3, window=2, visits=3)
-    visits = {tuple(order.visit(0, window, visit, rows=100)) for window in range(2) for visit in range(3)}
+    visits = {tuple(batch[0].rows) for batch in batches_of(order, 0, 0, size=100, count=6)}
     assert len(visits) == 6
+
+
+CHUNKS, CHUNK_ROWS, WINDOW, BATCH, EPOCHS = 64, 32, 8, 64, 60
+ROWS, WINDOW_ROWS = CHUNKS * CHUNK_ROWS, WINDOW * CHUNK_ROWS
+
+
+@pytest.fixture(scope="module")
+def epochs() -> Indices:
+    """Give the store's rows in the order of some epochs, ``[EPOCHS, ROWS]``."""
+    order = Order(grid=ChunkGrid(ROWS, CHUNK_ROWS), seed=1, window=WINDOW, visits=1)
+    windows = [batches_of(order, epoch, 0, size=WINDOW_ROWS, count=CHUNKS // WINDOW) for epoch in range(EPOCHS)]
+    return np.stack([np.concatenate([rows_of(order, w.window)[w.rows] for (w,) in batches]) for batches in windows])
+
+
+def uniform_epochs() -> Indices:
+    rng = np.random.default_rng(2)
+    return np.stack([rng.permutation(ROWS) for _ in range(EPOCHS)])
+
+
+def serial_correlation(epochs: Indices) -> npt.NDArray[np.float64]:
+    """Give the correlation between the indices of rows that follow one another, of each epoch: 1 for a store read in
+    order, about 0 for a uniform permutation."""
+    return np.array([np.corrcoef(rows[:-1], rows[1:])[0, 1] for rows in epochs])
+
+
+def meeting_share(epochs: Indices) -> npt.NDArray[np.float64]:
+    """Give the share of neighbours in a chunk that come in one batch, of each epoch."""
+    batch = np.argsort(epochs, axis=1) // BATCH  # of each row of the store
+    met = batch[:, :-1] == batch[:, 1:]
+    is_inside = np.arange(1, ROWS) % CHUNK_ROWS != 0
+    return np.asarray(met[:, is_inside].mean(1))
+
+
+def is_near(found: npt.NDArray[np.float64], expected: float) -> bool:
+    """Tell whether a mean over epochs is within five of its standard errors; all draws are fixed."""
+    return bool(abs(found.mean() - expected) < 5 * found.std(ddof=1) / np.sqrt(len(found)))
+
+
+def test_rows_that_follow_one_another_are_nearly_as_unlike_as_in_a_uniform_permutation(epochs: Indices) -> None:
+    """The serial correlation is that of two rows of one random window of w out of C chunks of c rows each.
+
+    They lie in one chunk with probability p = (c - 1) / (w c - 1). The chunks' centres have the variance
+    B = c^2 (C^2 - 1) / 12, rows about them V = (c^2 - 1) / 12. The covariance is B - V / (c - 1) in one chunk and
+    -B / (C - 1) in two; B + V is the whole variance, so the correlation is hardly above p, which is below 1 / w.
+    """
+    centres, inside = CHUNK_ROWS**2 * (CHUNKS**2 - 1) / 12, (CHUNK_ROWS**2 - 1) / 12
+    p = (CHUNK_ROWS - 1) / (WINDOW_ROWS - 1)
+    covariance = p * (centres - inside / (CHUNK_ROWS - 1)) - (1 - p) * centres / (CHUNKS - 1)
+    at_a_window_s_end = (CHUNKS // WINDOW - 1) / (ROWS - 1)  # this share of the steps leads to another window's rows
+    expected = (1 - at_a_window_s_end) * covariance / (centres + inside)
+    found = serial_correlation(epochs)
+    assert found.mean() < 1 / WINDOW
+    assert abs(found.mean() - expected) < 0.003 + 5 * found.std(ddof=1) / np.sqrt(EPOCHS)  # steps between windows
+    assert abs(serial_correlation(uniform_epochs()).mean()) < 5 / np.sqrt(ROWS * EPOCHS)
+
+
+def test_neighbours_meet_in_a_batch_more_often_than_by_chance_by_the_number_of_windows_alone(epochs: Indices) -> None:
+    """Two rows of one window of W rows share a batch of b with probability (b - 1) / (W - 1), instead of
+    (b - 1) / (n - 1) for a uniform permutation of n rows; batches here divide windows."""
+    assert is_near(meeting_share(epochs), (BATCH - 1) / (WINDOW_ROWS - 1))
+    assert is_near(meeting_share(uniform_epochs()), (BATCH - 1) / (ROWS - 1))
+
+
+def test_a_row_s_place_in_the_store_says_nothing_of_its_place_in_the_order(epochs: Indices) -> None:
+    """The correlation of the two is that of the C chunks with their windows: no more than 1 / sqrt(C - 1) at random."""
+    position = np.argsort(epochs, axis=1)
+    found = np.array([np.corrcoef(np.arange(ROWS), of_rows)[0, 1] for of_rows in position])
+    assert is_near(found, 0.0)
+    assert np.sqrt((found**2).mean()) < 1.3 / np.sqrt(CHUNKS - 1)  # three standard errors of that over 60 epochs
 
 
 def test_each_chunk_is_as_often_first_as_any_other() -> None:
     order = Order(grid=ChunkGrid(8, 1), seed=0, window=2, visits=1)
-    first = np.bincount([int(order.windows(epoch)[0][0]) for epoch in range(1600)], minlength=8)
+    first = np.bincount(
+        [visited(order, next(order.batches(epoch, 0, size=1)))[0][2] for epoch in range(1600)], minlength=8
+    )
     assert stats.chisquare(first).pvalue > 1e-4  # a fixed draw: it cannot fail by chance later
 
 

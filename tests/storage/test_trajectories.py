@@ -140,10 +140,24 @@ def test_rows_are_read_across_chunks(tmp_path: Path) -> None:
 def test_a_chunk_is_read_into_a_buffer(tmp_path: Path) -> None:
     store = filled(tmp_path, rows=6)
     buffer = np.zeros((9, 4, 2), np.float32)
-    x = store.read_chunk(1, out=buffer)
+    x = store.read_chunk(1, out=buffer[3:7])
     assert x.base is buffer
     assert np.array_equal(x, values(PLAN, 1)[:2])
-    assert not buffer[2:].any()
+    assert np.array_equal(buffer[3:7], values(PLAN, 1))
+    assert not buffer[:3].any()
+    assert not buffer[7:].any()
+
+
+def test_the_seal_over_fewer_rows_is_that_of_a_store_that_holds_no_more(tmp_path: Path) -> None:
+    small, large = filled(tmp_path / "small", rows=9), filled(tmp_path / "large", rows=22)
+    assert large.sealed(22) == large.ledger.manifest()
+    assert large.sealed(9) == small.sealed(9) == small.ledger.manifest()
+    (tmp_path / "large" / "trajectories.ledger" / "digests.json").unlink()
+    assert large.sealed(9) == small.sealed(9)
+    record_file(large, 2).unlink()
+    assert large.sealed(8).chunks == 2
+    with pytest.raises(IncompleteError, match="chunk 2 is not committed"):
+        large.sealed(9)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Both trainings in this process: they learn, resume exactly, and publish under their key."""
 
+import io
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from storage.checkpoints import Checkpoint, CheckpointFolder
-from storage.errors import InputError
+from storage.errors import InputError, StreamConflictError
 from storage.models import has_model, publish_model, read_model
 from storage.specs import TrajectoryPlan
 from storage.trajectories import TrajectoryStore
@@ -200,6 +201,23 @@ def test_an_interrupted_generator_training_ends_with_the_same_weights(
     monkeypatch.undo()
     train_characteristics(stopped, alone())
     assert read_model(straight.place.folder).weights == read_model(stopped.place.folder).weights
+
+
+def test_a_checkpoint_of_another_order_is_refused_with_what_differs_and_the_remedy(tmp_path: Path) -> None:
+    request = generator_request(tmp_path, steps=2)
+    train_characteristics(request, alone())
+    newest = CheckpointFolder(request.place.checkpoints).newest()
+    assert newest is not None
+    place = torch.load(io.BytesIO(newest.payload), weights_only=True)["place"]
+    assert {name: type(value) for name, value in place.items()} == {
+        "seed": int,
+        "epoch": int,
+        "position": int,
+        "manifest": str,
+    }
+    words = rf"of seed 1 cannot go on from a place of seed 0; .* delete {request.place.checkpoints} to train anew"
+    with pytest.raises(StreamConflictError, match=words):
+        train_characteristics(replace(request, seed=1), alone())
 
 
 def test_a_stored_generator_is_the_identity_at_equal_times(tmp_path: Path) -> None:
