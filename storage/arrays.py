@@ -23,8 +23,7 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.storage import MemoryStore, StorePath
 
-from storage.atomic import write_atomic
-from storage.checksum import digest_file
+from storage.atomic import reads_back, write_atomic
 from storage.errors import DamagedError, IncompleteError
 from storage.paths import Location
 from storage.remote import RemotePath
@@ -78,15 +77,15 @@ class ChunkedArray:
             )
         return ChunkCodec(self._array).encode(values)
 
-    def write(self, chunk: int, content: memoryview, *, promised: str) -> None:
+    def write(self, chunk: int, content: memoryview) -> None:
         """Write a chunk's file, make it and every folder above it durable, and read it back.
 
         Raises:
-            DamagedError: what is read back has another digest than ``promised``.
+            DamagedError: other bytes are read back.
         """
         file = self.file(chunk)
         write_atomic(file, content, top=self._store)
-        if digest_file(file) != promised:
+        if not reads_back(file, content):
             raise DamagedError(f"chunk {chunk} reads back other bytes than were written to {file}; check the disk")
 
     def read(self, chunk: int, *, out: Array | None = None) -> Array:

@@ -8,7 +8,7 @@ object store a finished put is all of that: there is nothing temporary, and noth
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +17,7 @@ from storage.paths import Location
 from storage.remote import RemotePath
 
 TEMPORARY_SUFFIX = ".partial"
+_PIECE_BYTES = 2**20
 
 
 def write_atomic(path: Location, content: bytes | memoryview, *, top: Location | None = None) -> None:
@@ -100,6 +101,30 @@ def create_exclusive(path: Location, content: bytes) -> bool:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     return is_first
+
+
+def reads_back(path: Location, content: bytes | memoryview) -> bool:
+    """Tell whether a file holds these bytes; the system may then forget them, whose memory others need more.
+
+    Where pages come fresh from a hypervisor, to keep those of all files written is dearer than to write them.
+    """
+    if isinstance(path, RemotePath):
+        return _is_joined(path.pieces(), content)
+    with path.open("rb", buffering=0) as file:
+        is_same = _is_joined(iter(lambda: file.read(_PIECE_BYTES), b""), content)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return is_same
+
+
+def _is_joined(pieces: Iterable[bytes], content: bytes | memoryview) -> bool:
+    """Tell whether pieces, one after another, are the content."""
+    view, start = memoryview(content), 0
+    for piece in pieces:
+        if bytes(view[start : start + len(piece)]) != piece:  # of bytes, memory is compared at once
+            return False
+        start += len(piece)
+    return start == len(view)
 
 
 def sweep(folder: Location) -> int:

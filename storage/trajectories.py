@@ -141,16 +141,16 @@ class TrajectoryStore:
         began = time.monotonic() if started is None else started
         shard = Shard(chunk * self.plan.chunk_rows, (chunk + 1) * self.plan.chunk_rows)
         contents = [array.encode(values) for array, values in zip(self._arrays, self._values(x, label), strict=True)]
-        promised = [digest(content) for content in contents]
+        digests = [digest(content) for content in contents]
         with self._naming(chunk):
             if not self.ledger.is_committed(chunk):  # committed bytes are never touched, by other bytes least of all
-                for array, content, expected in zip(self._arrays, contents, promised, strict=True):
-                    array.write(chunk, content, promised=expected)
+                for array, content in zip(self._arrays, contents, strict=True):
+                    array.write(chunk, content)
             commit = Commit(
                 chunk=chunk,
                 start=shard.start,
                 stop=shard.stop,
-                files={array.key(chunk): found for array, found in zip(self._arrays, promised, strict=True)},
+                files={array.key(chunk): found for array, found in zip(self._arrays, digests, strict=True)},
                 bytes=sum(len(content) for content in contents),
                 plan=self._fingerprint,
                 attempt=uuid.uuid4().hex[:12],

@@ -265,14 +265,15 @@ def _stream(store: TrajectoryStore, request: GeneratorRequest, group: Group, *, 
 
 def _as_torch(stream: PairStream, request: GeneratorRequest, *, step: int, rank: int) -> Iterator[TorchPairs]:
     for now, batch in enumerate(stream, start=step):
-        pairs = _convert(batch)
+        pairs = as_tensors(batch)
         if request.generator.semigroup > 0:
             share = _between(request.seed, step=now, rank=rank, rows=len(pairs.t))
             pairs = replace(pairs, r=pairs.t + share * (pairs.s - pairs.t))
         yield pairs
 
 
-def _convert(batch: PairBatch) -> TorchPairs:
+def as_tensors(batch: PairBatch) -> TorchPairs:
+    """Give a batch of the stream as tensors of the network's type."""
     x_t, x_s, t, s = (torch.from_numpy(a).to(torch.float32) for a in (batch.x_t, batch.x_s, batch.t, batch.s))
     label = None if batch.label is None else torch.from_numpy(batch.label)
     return TorchPairs(x_t=x_t, x_s=x_s, t=t, s=s, label=label)

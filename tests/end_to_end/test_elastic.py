@@ -39,7 +39,7 @@ SLOW_SECONDS = 0.1  # a step, until nodes need no longer change
 def train_on_record(request: GeneratorRequest, group: Group) -> None:
     """Train, slowly, and write down what this worker was given."""
     log, hurry = (on_disk(request.place.folder).with_name(name) for name in ("given.log", "hurry"))
-    convert = train_generator._convert
+    convert = train_generator.as_tensors
 
     def write_down(batch: PairBatch) -> TorchPairs:
         with log.open("a") as file:
@@ -51,7 +51,7 @@ def train_on_record(request: GeneratorRequest, group: Group) -> None:
             time.sleep(SLOW_SECONDS)
         group.average(parameters)
 
-    train_generator._convert = write_down
+    train_generator.as_tensors = write_down
     train_characteristics(request, replace(group, average=average))
 
 

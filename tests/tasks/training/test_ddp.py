@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,23 @@ from storage.models import read_model
 from tasks.executor import ray_session
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
-from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, TrainingPlace, VelocitySpec
+from tasks.specs import (
+    ComputeSpec,
+    DatasetSpec,
+    GeneratorSpec,
+    InterpolantSpec,
+    NetworkSpec,
+    TrainingPlace,
+    VelocitySpec,
+)
+from tasks.train_generator import GeneratorRequest, train_characteristics
 from tasks.training.ddp import UNUSED_CALLBACKS, run_distributed, seats
+from tasks.training.fit import is_published
 from tasks.training.group import Group
 from tests.local import on_disk
+from tests.tasks.test_train_generator import generator_request
+
+Average = Callable[[Sequence[torch.Tensor]], None]
 
 pytestmark = pytest.mark.slow
 
@@ -48,21 +61,51 @@ def silent(*_: object) -> None:
     pass
 
 
-def weights(request: VelocityRequest) -> bytes:
-    return read_model(request.place.folder).weights
+@dataclass(frozen=True)
+class Both:
+    """The two trainings, one after the other."""
+
+    velocity: VelocityRequest
+    generator: GeneratorRequest
+
+    def train(self, group: Group, *, average: Callable[[TrainingPlace], Average]) -> None:
+        """Train what is not published yet, gradients averaged as the place of the training asks for."""
+        if not is_published(self.velocity.place):
+            train_velocity(self.velocity, replace(group, average=average(self.velocity.place)))
+        if not is_published(self.generator.place):
+            train_characteristics(self.generator, replace(group, average=average(self.generator.place)))
+
+    def weights(self) -> list[bytes]:
+        return [read_model(request.place.folder).weights for request in (self.velocity, self.generator)]
 
 
-def die_once(request: VelocityRequest, group: Group) -> None:
-    """Train, but lose rank 1 in the middle of the first attempt, as an evicted node would be lost."""
-    marker = request.place.folder / "died"
+def both_in(folder: Path) -> Both:
+    """Ask for both; the generator's epoch has 37 batches, so that its 30 steps lie in the middle of one."""
+    velocity = request_of(folder, workers=2)
+    (folder / "stored").mkdir()
+    asked = generator_request(folder / "stored")
+    spec = velocity.velocity
+    generator = GeneratorSpec(
+        network=spec.network, steps=spec.steps, batch_size=spec.batch_size, workers=2, warmup=5, ema=0.9
+    )
+    return Both(velocity, replace(asked, generator=generator))
 
-    def average(parameters: Sequence[torch.Tensor]) -> None:
-        if group.rank == 1 and not marker.exists() and (request.place.checkpoints / "step-00000015.json").exists():
-            on_disk(marker).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        group.average(parameters)
 
-    train_velocity(request, replace(group, average=average))
+def die_once(both: Both, group: Group) -> None:
+    """Train, but lose rank 1 in the middle of the first attempt of each, as an evicted node would be lost."""
+
+    def average(place: TrainingPlace) -> Average:
+        marker = on_disk(place.folder) / "died"
+
+        def mortal(parameters: Sequence[torch.Tensor]) -> None:
+            if group.rank == 1 and not marker.exists() and (place.checkpoints / "step-00000015.json").is_file():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            group.average(parameters)
+
+        return mortal
+
+    both.train(group, average=average)
 
 
 def complain(request: VelocityRequest, group: Group) -> None:
@@ -73,7 +116,7 @@ def complain(request: VelocityRequest, group: Group) -> None:
     raise FloatingPointError(f"rank {group.rank} of {group.world} cannot go on")
 
 
-def check_mean(request: VelocityRequest, group: Group) -> None:
+def check_mean(both: Both, group: Group) -> None:
     parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))]
     for k, parameter in enumerate(parameters):
         parameter.grad = torch.full_like(parameter, float(group.rank + 10 * k))
@@ -81,26 +124,29 @@ def check_mean(request: VelocityRequest, group: Group) -> None:
     for parameter, mean in zip(parameters, (0.5, 10.5), strict=True):
         assert parameter.grad is not None
         assert torch.equal(parameter.grad, torch.full_like(parameter, mean))
-    train_velocity(request, group)
+    both.train(group, average=lambda _: group.average)
 
 
-def test_a_training_that_lost_a_worker_ends_with_the_same_weights(tmp_path: Path) -> None:
-    undisturbed, disturbed = (request_of(tmp_path / name, workers=2) for name in ("a", "b"))
+def test_trainings_that_lost_a_worker_end_with_the_same_weights(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    undisturbed, disturbed = (both_in(tmp_path / name) for name in ("a", "b"))
     heard: list[int] = []
     seconds = run_distributed(
         check_mean,
         undisturbed,
         workers=2,
-        place=undisturbed.place,
+        place=undisturbed.generator.place,
         steps=30,
         progress=lambda done, *_: heard.append(done),
     )
     assert heard[-1] == 30
     assert seconds > 0
-    assert fit_velocity(undisturbed, progress=silent).batch_size == 64  # found published, nothing is started
-    run_distributed(die_once, disturbed, workers=2, place=disturbed.place, steps=30, progress=silent)
-    assert (disturbed.place.folder / "died").exists()
-    assert weights(undisturbed) == weights(disturbed)
+    assert fit_velocity(undisturbed.velocity, progress=silent).batch_size == 64  # found published, nothing is started
+    run_distributed(die_once, disturbed, workers=2, place=disturbed.generator.place, steps=30, progress=silent)
+    for request in (disturbed.velocity, disturbed.generator):
+        assert (request.place.folder / "died").is_file()
+    assert undisturbed.weights() == disturbed.weights()
 
 
 def test_a_workers_error_arrives_as_it_was_raised_and_at_once_where_it_would_come_again(tmp_path: Path) -> None:
