@@ -36,8 +36,7 @@ class Bars:
             TextColumn("{task.fields[words]}"),
             console=console,
         )
-        self._bar: TaskID | None = None  # of the step that works now
-        self._stopwatch = Stopwatch()
+        self._working: dict[str, tuple[TaskID, Stopwatch]] = {}  # by step
 
     @contextmanager
     def shown(self) -> Iterator[Listener]:
@@ -49,36 +48,36 @@ class Bars:
             yield self
 
     def began(self, step: str) -> None:
-        """Open the step's bar; the bar before it is full."""
+        """Open the step's bar."""
         if not self._console.is_terminal:
             self._console.print(f"{step} ...", highlight=False)
             return
-        self._fill()
+        self._fill(step)
         for task in self._bars.tasks[: 1 - _MOST_BARS]:
             self._bars.update(task.id, visible=False)
-        self._bar = self._bars.add_task(step, total=None, count="", rate="", words="")
-        self._stopwatch = Stopwatch()
+        self._working[step] = self._bars.add_task(step, total=None, count="", rate="", words=""), Stopwatch()
 
     def moved(self, step: str, done: int, total: int, words: str) -> None:
         """Move the step's bar."""
-        if self._bar is None:
+        if step not in self._working:
             return
-        rate = rate_words(self._stopwatch.moved(done, total, now=self._bars.tasks[-1].elapsed or 0.0))
-        self._bars.update(self._bar, completed=done, total=total, count=f"{done:,}/{total:,}", rate=rate, words=words)
+        bar, stopwatch = self._working[step]
+        rate = rate_words(stopwatch.moved(done, total, now=self._bars.tasks[bar].elapsed or 0.0))
+        self._bars.update(bar, completed=done, total=total, count=f"{done:,}/{total:,}", rate=rate, words=words)
 
     def ended(self, step: str, *, seconds: float) -> None:
         """Fill the step's bar."""
         if self._console.is_terminal:
-            self._fill()
+            self._fill(step)
         else:
             self._console.print(f"{step} done in {seconds:.1f} s", highlight=False)
 
-    def _fill(self) -> None:
-        if self._bar is not None:
-            total = self._bars.tasks[-1].total or 1
-            self._bars.update(self._bar, completed=total, total=total)
-            self._bars.stop_task(self._bar)
-            self._bar = None
+    def _fill(self, step: str) -> None:
+        if step in self._working:
+            bar, _ = self._working.pop(step)
+            total = self._bars.tasks[bar].total or 1  # none is ever taken away, so numbers are places
+            self._bars.update(bar, completed=total, total=total)
+            self._bars.stop_task(bar)
 
 
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

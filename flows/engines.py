@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +22,14 @@ def call_flow(load: Callable[[], Callable[[], None]], *, console: Console) -> No
     from flows.server import prefect_api
 
     with Bars(console).shown() as listener, prefect_api(_state_folder()) as wait:
+        began = time.monotonic()
         listener.began("engines")
         call = load()  # slow, while the server starts
         try:
             wait()
         except ConnectionError as error:
             raise InputError(str(error)) from error
+        listener.ended("engines", seconds=time.monotonic() - began)
 
         for name in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say, we say in one line

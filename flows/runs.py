@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows.config import PipelineConfig, as_tree, build_config, dump_config, flatten
+from flows.overlap import Simulation
 from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
 from storage.errors import InputError, RunConflictError, UnknownRunError
@@ -39,6 +41,8 @@ class Run:
         self.keys = stage_keys(config, source=record.source_digest)
         self.timings: dict[str, float] = {}  # seconds of orchestration, by what took them
         self.made: dict[str, float] = {}  # seconds of each step that this process worked on
+        self.simulation: Simulation | None = None  # of this run, where its generator is trained beside it
+        self._lock = threading.Lock()  # two steps may end at once
 
     @property
     def paths(self) -> RunPaths:
@@ -84,7 +88,8 @@ class Run:
     def finish(self, step: str, *, seconds: float, summary: Mapping[str, Any]) -> None:
         """Record a step that was worked on here."""
         stage = stage_record(key=self.keys[step], holder=self.record.name, seconds=seconds, summary=summary)
-        self.record = self.catalog.finish_stage(self.record, step, stage)
+        with self._lock:
+            self.record = self.catalog.finish_stage(self.record, step, stage)
         self.made[step] = seconds
 
     @contextmanager

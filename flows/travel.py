@@ -1,13 +1,18 @@
 """Taking a run's steps in order, on one cluster that is started where the first step needs it."""
 
+import threading
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 
 from flows import signals
+from flows.overlap import Simulation
 from flows.runs import Run
 from flows.steps import TASKS
+from flows.work import generator_place
+from storage.admissions import begin_growth, end_growth
 from tasks.executor import Executor, SerialExecutor, ray_session
-from tasks.specs import ComputeSpec
+from tasks.specs import ComputeSpec, worker_range
 
 
 class Cluster:
@@ -49,12 +54,52 @@ def take_steps(run: Run, cluster: Cluster) -> None:
     """Take the steps that are left of a run in progress.
 
     Raises:
-        InputError: code that the last of them would need is not there, which is said before the first.
+        InputError: code that the last of them would need is not there, or two of them cannot be taken at once, which
+            is said before the first.
     """
     if run.config.generator.features and "train_generator" in run.pending:
         from tasks.train_generator import require_importable  # imports torch, which is not needed here otherwise
 
         require_importable(run.config.generator.features)
     executor = cluster.executor(run)
+    halted = threading.Event()
+    beside = _beside(run, executor, halted=halted)
     for step in run.steps:
-        TASKS[step](step, run, executor)
+        if beside is not None and step == "integrate":
+            _take_both(run, executor, beside, halted=halted)
+        elif beside is None or step != "train_generator":
+            TASKS[step](step, run, executor)
+
+
+def _beside(run: Run, executor: Executor, *, halted: threading.Event) -> Executor | None:
+    """Give what serves the simulation while the generator is trained; None where the two do not overlap.
+
+    Raises:
+        InputError: nothing is left for it.
+    """
+    if not run.config.generator.overlap or not {"integrate", "train_generator"} <= set(run.pending):
+        return None
+    device = run.config.compute.device if run.config.velocity.kind == "network" else "cpu"
+    _, most = worker_range(run.config.generator.workers)
+    return executor.beside(most, device=device, halted=halted)
+
+
+def _take_both(run: Run, executor: Executor, beside: Executor, *, halted: threading.Event) -> None:
+    """Train the generator here while another thread simulates; the first error ends both, and is raised.
+
+    What is committed is kept, whichever fails, and the same command goes on from there.
+    """
+    records = generator_place(run).admissions
+    begin_growth(records)
+    simulate = partial(TASKS["integrate"], "integrate", run, beside)
+    run.simulation = Simulation(simulate, end=partial(end_growth, records))
+    run.simulation.start()
+    try:
+        TASKS["train_generator"]("train_generator", run, executor)
+    except BaseException as error:
+        cause = run.simulation.error  # before the end of the training makes one
+        halted.set()
+        run.simulation.wait()
+        if cause is not None and isinstance(error, Exception):
+            raise cause from None
+        raise

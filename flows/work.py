@@ -11,7 +11,7 @@ from flows.runs import Run, versions
 from tasks.executor import Executor
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
-from tasks.integrate import IntegrateRequest, integrate
+from tasks.integrate import IntegrateRequest, integrate, open_planned
 from tasks.specs import ChunkFacts, Progress, ReportFacts, TrainingPlace
 from tasks.train_generator import GeneratorRequest, train_generator
 
@@ -22,18 +22,24 @@ def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> A
     """Do one step, record it, tell the listener, and give the step's summary."""
     listener = current_listener()
     listener.began(step)
-    kept = ProgressFile(run.paths.progress, step)
+    # of two steps at once the training has the file: of chunks the ledger tells, too
+    is_beside = run.simulation is not None and step == "integrate"
+    kept = None if is_beside else ProgressFile(run.paths.progress, step)
     began = time.monotonic()
 
     def tell(done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
         listener.moved(step, done, total, words)
-        kept(done, total, words, chunks)
+        if kept is not None:
+            kept(done, total, words, chunks)
         progress(done, total, words, chunks)
 
     summary = WORK[step](run, executor, tell)
+    if run.simulation is not None and step == "train_generator":
+        run.simulation.require_done()
+        began = max(began, run.simulation.ended)  # so that seconds of both at once are counted once
     seconds = time.monotonic() - began
     facts = asdict(summary)
-    if facts.get("startup_seconds"):
+    if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]
     run.finish(step, seconds=seconds, summary=facts)
     listener.ended(step, seconds=seconds)
@@ -78,15 +84,22 @@ def _integrate(run: Run, executor: Executor, progress: Progress) -> Any:
     return integrate(integrate_request(run), executor=executor, progress=progress)
 
 
+def generator_place(run: Run) -> TrainingPlace:
+    """Give where the run's own generator is trained."""
+    return TrainingPlace(folder=run.paths.generator, key=run.keys["train_generator"])
+
+
 def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
+    if run.simulation is not None:
+        open_planned(integrate_request(run))  # perhaps before the simulation does
     request = GeneratorRequest(
         generator=run.config.generator,
         count=run.config.trajectories.count,
         seed=run.config.seed,
         data=run.holder("ingest").data,
         velocity=run.holder("fit_velocity").velocity,
-        store=run.holder("integrate").trajectories,
-        place=TrainingPlace(folder=run.paths.generator, key=run.keys["train_generator"]),
+        store=run.paths.trajectories if run.simulation is not None else run.holder("integrate").trajectories,
+        place=generator_place(run),
         device=run.config.compute.device,
     )
     return train_generator(request, progress=progress)

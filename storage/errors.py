@@ -43,3 +43,7 @@ class VersionError(StorageError):
 
 class StreamConflictError(StorageError):
     """A place in a stream belongs to another order, or to other trajectories."""
+
+
+class HaltedError(StorageError):
+    """Others ended what this waits for, or asked it to end."""

@@ -4,9 +4,12 @@ Block shuffle: chunks are permuted, gathered into windows of a few chunks, and r
 for each visit. So a reader holds one window in memory, reads every chunk once an epoch, and knows every position's row
 without having drawn those before it. A global batch is a stretch of the positions, across the ends of windows and
 epochs; rank r takes the r-th of its equal parts. Nothing else here depends on the number of readers.
+
+Over a store that still grows an epoch covers the chunks that were admitted to it: one more argument of the order, kept
+by whoever asks (admissions.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -53,12 +56,14 @@ class Order:
         seed: of the permutations and the pairs.
         window: chunks that are shuffled together.
         visits: how often each row comes up in an epoch, each time with another pair.
+        admitted: gives the chunks of an epoch, ascending, the same whenever it is asked; None: all of them.
     """
 
     grid: ChunkGrid
     seed: int
     window: int
     visits: int
+    admitted: Callable[[int], Indices] | None = None
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.visits < 1 or self.grid.rows < 1:
@@ -67,7 +72,8 @@ class Order:
     def windows(self, epoch: int, position: int) -> Iterator[Window]:
         """Give the windows that hold a position or later ones, in reading order, epoch after epoch without end."""
         while True:
-            chunks = _rng(self.seed, _CHUNKS, epoch).permutation(self.grid.count)
+            admitted = np.arange(self.grid.count) if self.admitted is None else self.admitted(epoch)
+            chunks = _rng(self.seed, _CHUNKS, epoch).permutation(admitted)
             start = 0
             for index, first in enumerate(range(0, len(chunks), self.window)):
                 mine = np.sort(chunks[first : first + self.window])
@@ -102,6 +108,28 @@ class Order:
                     rng = _rng(self.seed, _ROWS, window.epoch, window.index, visit)
                     whole = Stretch(window=window, start=start, rows=rng.permutation(window.rows))
                     yield whole.cut(behind, window.rows)
+
+
+def admit(committed: Indices, *, grid: ChunkGrid, visits: int, start: int, until: int) -> Indices | None:
+    """Give the chunks of an epoch that begins at position ``start`` of a training, or None where it has to wait.
+
+    An epoch over a part of the store ends before position ``until``, from which on epochs cover all of it. At a share
+    of the way to there it has at least that share of the chunks, so that no few rows are repeated for want of others.
+    Where it has room for fewer than are committed it takes those that come last, which were admitted least.
+
+    Args:
+        committed: the chunks of the grid that are, ascending.
+        grid: all chunks.
+        visits: how often each row comes up in an epoch.
+        start: positions before the epoch, over all epochs.
+        until: position from which on all chunks are needed.
+    """
+    if len(committed) == grid.count:
+        return committed
+    room = (until - start) // (grid.chunk_rows * visits)
+    if room < 1 or len(committed) < max(1, -(-grid.count * start // until)):
+        return None
+    return committed[-room:]
 
 
 def part(batch: list[Stretch], *, rank: int, world: int) -> list[Stretch]:

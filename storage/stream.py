@@ -1,16 +1,18 @@
 """Stored trajectories as an endless stream of training pairs, the same for any number of readers.
 
 The order is that of storage/ordering.py. Background threads read the next window's chunks, each at once, into one of
-two buffers while the present one is used.
+two buffers while the present one is used. Over a store that still grows they also wait for an epoch's chunks.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from storage.admissions import Admissions, Growth
 from storage.arrays import empty_on_page
 from storage.errors import InputError, StreamConflictError
 from storage.fingerprint import fingerprint
@@ -39,7 +41,9 @@ class Place:
     seed: int
     epoch: int
     position: int
-    manifest: str  # fingerprint of the manifest that a seal over just the stream's rows has
+    manifest: (
+        str  # fingerprint of the manifest of a seal over just the stream's rows; without its digest where it grows
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +61,30 @@ class PairStream:
     """The pairs of one rank, without end.
 
     Args:
-        store: a store sealed over the rows.
+        store: a store sealed over the rows, or one that grows to them.
         spec: the global order.
         rank: which part of every global batch is ours.
         world: number of parts; divides the batch.
         place: where to go on, of a stream of the same order; None: at the beginning.
+        growth: how a growing store is read; None: it is sealed.
 
     Raises:
         IncompleteError: the store is not sealed over the rows.
         InputError: the batch cannot be divided.
-        StreamConflictError: the place is of another seed, or of other trajectories.
+        StreamConflictError: the place is of another seed, or of other trajectories, or in an epoch without a record.
     """
 
     def __init__(
-        self, store: TrajectoryStore, spec: StreamSpec, *, rank: int, world: int, place: Place | None = None
+        self,
+        store: TrajectoryStore,
+        spec: StreamSpec,
+        *,
+        rank: int,
+        world: int,
+        place: Place | None = None,
+        growth: Growth | None = None,
     ) -> None:
-        manifest = fingerprint(asdict(store.sealed(spec.rows)))
+        manifest = fingerprint(asdict(store.sealed(spec.rows)) if growth is None else store.promised(spec.rows))
         if spec.batch_size % world:
             raise InputError(f"generator.batch_size must be a multiple of {world} workers, got {spec.batch_size}")
         start = Place(seed=spec.seed, epoch=0, position=0, manifest=manifest)
@@ -80,15 +92,30 @@ class PairStream:
         self._store = store
         self._spec = spec
         self._order = Order(grid=store.grid(spec.rows), seed=spec.seed, window=WINDOW_CHUNKS, visits=spec.visits)
+        self._growth = growth
         self._times = np.asarray(store.plan.times, dtype=np.float64)
         self._rank, self._world = rank, world
         self.place = place or start  # of the next global batch
+        admissions = self._admissions()
+        if admissions is not None and self.place != start:
+            admissions.require_recorded(self.place.epoch)
 
     def __iter__(self) -> Iterator[PairBatch]:
-        """Give this rank's part of each global batch from :attr:`place` on; ``place`` then names the next one."""
-        place = self.place
-        with _Windows(self._store, self._order, place) as windows:
-            for stretches in self._order.batches(place.epoch, place.position, size=self._spec.batch_size):
+        """Give this rank's part of each global batch from :attr:`place` on; ``place`` then names the next one.
+
+        Raises:
+            HaltedError: the store grows no more and is not sealed.
+            DamagedError: a chunk fails its checksum, or a record of the growth is none.
+        """
+        place, admissions = self.place, self._admissions()
+        order = replace(self._order, admitted=admissions)
+        with ExitStack() as stack:
+            windows = stack.enter_context(_Windows(self._store, order, place))
+            if admissions is not None:
+                stack.enter_context(admissions)  # left first: who waits for chunks holds up the end of the reading
+            for stretches in order.batches(place.epoch, place.position, size=self._spec.batch_size):
+                if admissions is not None:
+                    admissions.watch()
                 batch, filled = self._empty(), 0
                 for stretch in part(stretches, rank=self._rank, world=self._world):
                     self._fill(batch, filled, windows.loaded(stretch.window), stretch)
@@ -96,6 +123,11 @@ class PairStream:
                 last = stretches[-1]
                 self.place = replace(place, epoch=last.window.epoch, position=last.start + len(last.rows))
                 yield batch
+
+    def _admissions(self) -> Admissions | None:
+        if self._growth is None:
+            return None
+        return Admissions(self._store, self._growth, rows=self._spec.rows, visits=self._spec.visits)
 
     def _empty(self) -> PairBatch:
         rows, plan = self._spec.batch_size // self._world, self._store.plan
@@ -165,7 +197,7 @@ class _Windows:
             for _ in range(2)
         )
         self._window: Window | None = None  # in the present buffer
-        self._next, self._reads = self._read_ahead()
+        self._next = self._pool.submit(self._begin, self._later)
 
     def __enter__(self) -> "_Windows":
         """Give the windows themselves."""
@@ -178,18 +210,17 @@ class _Windows:
     def loaded(self, window: Window) -> _Buffer:
         """Give the present window or a later one, valid until one after it is asked for."""
         while self._window is None or (self._window.epoch, self._window.index) != (window.epoch, window.index):
-            for read in self._reads:
+            coming, reads = self._next.result()
+            for read in reads:
                 read.result()
-            self._window, self._now, self._later = self._next, self._later, self._now
-            self._next, self._reads = self._read_ahead()
+            self._window, self._now, self._later = coming, self._later, self._now
+            self._next = self._pool.submit(self._begin, self._later)
         return self._now
 
-    def _read_ahead(self) -> tuple[Window, list[Future[None]]]:
-        """Begin to read the next window into the later buffer."""
+    def _begin(self, out: _Buffer) -> tuple[Window, list[Future[None]]]:
+        """Begin to read the next window, which may have to be waited for."""
         window = next(self._coming)
-        return window, [
-            self._pool.submit(self._read, int(chunk), k, self._later) for k, chunk in enumerate(window.chunks)
-        ]
+        return window, [self._pool.submit(self._read, int(chunk), k, out) for k, chunk in enumerate(window.chunks)]
 
     def _read(self, chunk: int, k: int, out: _Buffer) -> None:
         """Read a chunk, the window's k-th: only the last of a window may be short, so none lies on another."""

@@ -246,6 +246,10 @@ class TrajectoryStore:
             raise IncompleteError(f"{self.path} is {found}, asked for {rows}; run the integrate step first")
         return self.ledger.part(manifest, rows=rows, chunks=self.grid(rows).count)
 
+    def promised(self, rows: int) -> dict[str, Any]:
+        """Give what a seal over the first ``rows`` rows will say but for its digest: the same before and after it."""
+        return {"rows": rows, "chunks": self.grid(rows).count, "plan": self._fingerprint}
+
     def sweep(self) -> int:
         """Delete temporary files of writers that died, and tell how many; call when no writer is at work."""
         return sweep(self.path) + self.ledger.sweep()

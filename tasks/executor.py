@@ -11,6 +11,7 @@ import signal
 import socket
 import statistics
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from storage.errors import HaltedError, InputError
 from tasks.reaper import birth_certificates, descendants, kill_all, reaping
 from tasks.specs import ComputeSpec
 
@@ -54,6 +56,14 @@ class Executor(Protocol):
         """Number of GPUs that work can be given."""
         ...
 
+    def beside(self, workers: int, *, device: str, halted: threading.Event) -> "Executor":
+        """Give an executor that leaves a CPU, and but for ``device`` = ``cpu`` a GPU, to each worker of a training.
+
+        Raises:
+            InputError: nothing would be left. Its maps, once ``halted`` is set: a ``HaltedError``.
+        """
+        ...
+
     def map(
         self,
         function: Callable[[Item], Result],
@@ -81,6 +91,10 @@ class SerialExecutor:
         """None."""
         return 0
 
+    def beside(self, workers: int, *, device: str, halted: threading.Event) -> "SerialExecutor":
+        """Give itself: work in this process reserves nothing, and goes on to its end."""
+        return self
+
     def map(
         self,
         function: Callable[[Item], Result],
@@ -101,14 +115,30 @@ class RayExecutor:
     and the slower attempt can do no harm, for a unit of work may run twice. After an error
     nothing more is submitted, and the few tasks in flight end by themselves or with the session: ``ray.cancel`` can
     meet a task's own reply and abort the whole process (``task_manager.cc: Check failed``, ray 2.60).
+
+    Where CPUs and GPUs are ``reserved`` for a training, no task waits in a queue, which Ray would serve before it;
+    ``halted`` ends the maps.
     """
+
+    def __init__(self, *, reserved: int = 0, halted: threading.Event | None = None) -> None:
+        self._reserved = reserved
+        self._halted = halted or threading.Event()
 
     @property
     def gpus(self) -> int:
         """Number of GPUs of the cluster."""
-        import ray
+        return _resource("GPU", least=0)
 
-        return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    def beside(self, workers: int, *, device: str, halted: threading.Event) -> "RayExecutor":
+        """Give an executor for as many tasks as there are CPUs, or GPUs, beyond one a worker."""
+        counts = {"CPU": _resource("CPU", least=1)} | ({"GPU": self.gpus} if device != "cpu" and self.gpus else {})
+        for kind, found in counts.items():
+            if found <= workers:
+                raise InputError(
+                    f"generator.overlap = true needs a {kind} more than generator.workers ({workers}) for the "
+                    f"simulation, found {found}; lower generator.workers or raise compute.{kind.lower()}s"
+                )
+        return RayExecutor(reserved=workers, halted=halted)
 
     def map(
         self,
@@ -127,13 +157,18 @@ class RayExecutor:
         """
         import ray  # slow to import, and absent from runs that re-use everything
 
-        cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        cpus = _resource("CPU", least=1) - self._reserved
         # without max_calls a worker of GPU tasks would end after each, and with it the loaded network
         remote = ray.remote(num_cpus=1, num_gpus=gpu_share, max_calls=0, max_retries=3)(_counting(function))
         flight = _Flight[Any](remote, again=again)
+        at_once = max(2, _IN_FLIGHT_PER_CPU * cpus)
+        if self._reserved:
+            at_once = max(1, min(cpus, int((self.gpus - self._reserved) / gpu_share)) if gpu_share else cpus)
         waiting = iter(items)
         while True:
-            while flight.items < max(2, _IN_FLIGHT_PER_CPU * cpus) and (item := next(waiting, _END)) is not _END:
+            if self._halted.is_set():
+                raise HaltedError("the work was asked to end")
+            while flight.items < at_once and (item := next(waiting, _END)) is not _END:
                 flight.ask(item)
             if not flight.items:
                 return
@@ -339,6 +374,12 @@ def _attach(ray: Any, address: str) -> None:
         raise UnreachableClusterError(
             f"compute.address {address!r} is no running Ray cluster that this version can join: {error}"
         ) from error
+
+
+def _resource(name: str, *, least: int) -> int:
+    import ray
+
+    return int(ray.cluster_resources().get(name, least))  # type: ignore[no-untyped-call]
 
 
 def _get(reference: Any) -> Any:

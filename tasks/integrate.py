@@ -119,7 +119,7 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
         FloatingPointError: a trajectory left the finite numbers.
         InputError: a GPU was asked for and there is none.
     """
-    store = _open_planned(request)
+    store = open_planned(request)
     count = request.trajectories.count
     chunks = store.grid(count).count
     missing = store.ledger.missing(chunks)
@@ -156,7 +156,7 @@ def verify_store(store: Location, *, rows: int, is_quick: bool = False) -> Verif
 
 def check_store(request: IntegrateRequest) -> Verification:
     """Lay out anew what a store lost beside its chunks, sweep up after dead writers, and verify the chunks."""
-    store = _open_planned(request)
+    store = open_planned(request)
     store.sweep()
     return store.verify(rows=request.trajectories.count)
 
@@ -171,7 +171,12 @@ def repair_store(
     return integrate(request, executor=executor, progress=progress)
 
 
-def _open_planned(request: IntegrateRequest) -> TrajectoryStore:
+def open_planned(request: IntegrateRequest) -> TrajectoryStore:
+    """Give the store of the plan, made or grown where needed; safe from several processes.
+
+    Raises:
+        PlanConflictError: a store of another plan lies there.
+    """
     model = read_model(request.velocity)
     shares = _class_shares(request, model)
     plan = plan_trajectories(request, velocity_digest=model.digest, class_shares=shares)

@@ -323,6 +323,7 @@ class GeneratorSpec:
     features_weight: float = 1.0  # of that error, which is a mean over the features
     pairs_per_row: int = 4  # pairs drawn from a trajectory each time its chunk is read
     warm_start: bool = False  # begin at the velocity network's own step
+    overlap: bool = False  # begin while the trajectories are simulated, on the chunks that are committed so far
     precision: str = "float32"  # of the matrix products; tf32 and bf16 on a GPU, elsewhere float32
     compile: bool = False  # the network with torch.compile, on a GPU
 
@@ -405,6 +406,11 @@ class TrainingPlace:
     def checkpoints(self) -> Location:
         """Folder of the checkpoints."""
         return self.folder / "checkpoints" / self.key
+
+    @property
+    def admissions(self) -> Location:
+        """Which chunks each epoch of an overlapping training covers; without them its checkpoints are worth nothing."""
+        return self.checkpoints / "admissions"
 
     @property
     def journal(self) -> Location:

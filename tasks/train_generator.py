@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from storage.admissions import Growth
 from storage.data import DataStore
 from storage.errors import InputError, StreamConflictError
 from storage.journal import read_journal
@@ -34,6 +35,8 @@ from tasks.training.loader import Draw, matching_batches, require_divisible, str
 from tasks.transport.noise import TRAINING
 
 logger = logging.getLogger(__name__)
+
+_ON_PARTS = 0.5  # share of an overlapping training, at most, that sees a part of the trajectories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +258,11 @@ def _stream(store: TrajectoryStore, request: GeneratorRequest, group: Group, *, 
         visits=request.generator.pairs_per_row,
         full_span_share=request.generator.full_span_share,
     )
+    until = int(_ON_PARTS * request.generator.steps * request.generator.batch_size)
+    growth = Growth(folder=request.place.admissions, until=until) if request.generator.overlap else None
+    begin = Place(**place) if place else None
     try:
-        return PairStream(store, spec, rank=group.rank, world=group.world, place=Place(**place) if place else None)
+        return PairStream(store, spec, rank=group.rank, world=group.world, place=begin, growth=growth)
     except StreamConflictError as error:
         raise StreamConflictError(
             f"{error}; restore what has changed, or delete {request.place.checkpoints} to train anew"

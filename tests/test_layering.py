@@ -19,11 +19,21 @@ ALLOWED: dict[str, set[str]] = {
     | {f"tasks.{step}" for step in STEPS}
     | {
         f"storage.{name}"
-        for name in ("catalog", "paths", "specs", "errors", "fingerprint", "sources", "studies", "progress")
+        for name in (
+            "catalog",
+            "paths",
+            "specs",
+            "errors",
+            "fingerprint",
+            "sources",
+            "studies",
+            "progress",
+            "admissions",
+        )
     },
     "flows/server.py": {"prefect", "uvicorn"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
-    "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper"},
+    "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper", "storage.errors"},
     "tasks/reaper.py": set(),
     "tasks/ray_data.py": {"ray", "numpy", "storage"},
     "tasks/specs.py": {"storage.paths", "tasks.checks", "tasks.saving"},

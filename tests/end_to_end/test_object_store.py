@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from tests.storage.stores import snapshot
 pytestmark = pytest.mark.slow
 
 ADDRESS = "s3://bucket/my/runs"
-SETS = [part for change in TINY for part in ("--set", change)]
+OVERLAP = ("generator.overlap=true", "generator.workers=1", "compute.cpus=2")
+SETS = [part for change in (*TINY, *OVERLAP) for part in ("--set", change)]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,8 @@ def test_every_artefact_is_there_and_nothing_else(run: RemotePath) -> None:
     names = set(contents(run))
     assert {"run.json", "config.toml", "data.zarr/zarr.json", "velocity/spec.json"} <= names
     assert {"trajectories.ledger/manifest.json", "generator/spec.json", "report/index.html"} <= names
+    assert any(fnmatchcase(name, "generator/checkpoints/*/admissions/epoch-000000.json") for name in names)
+    assert not [name for name in names if name.endswith("growing.json")]
     assert not [name for name in names if name.endswith(".partial") or name == ".lock"]
     (record,) = Catalog(remote_path(ADDRESS)).runs()
     assert (record.name, record.status, len(record.steps)) == ("gaussian", "finished", 5)

@@ -35,6 +35,19 @@ def test_a_terminal_gets_a_bar_with_what_is_done() -> None:
     assert "engines" in text
 
 
+def test_two_steps_at_once_have_a_bar_each() -> None:
+    bars = Bars(console(is_terminal=True)[0])
+    with bars.shown() as listener:
+        for step, done in (("integrate", 1), ("train_generator", 2)):
+            listener.began(step)
+            listener.moved(step, done, 10, "")
+        listener.moved("integrate", 5, 10, "")
+        assert [task.completed for task in bars._bars.tasks] == [5, 2]
+        listener.ended("integrate", seconds=1.0)
+        listener.moved("integrate", 3, 10, "")
+    assert [(task.completed, task.finished) for task in bars._bars.tasks] == [(10, True), (2, False)]
+
+
 def test_of_many_steps_a_terminal_shows_the_last_ones() -> None:
     bars = Bars(console(is_terminal=True)[0])
     with bars.shown() as listener:

@@ -1,6 +1,7 @@
 """The order of an epoch: every row as often as asked, no position needs those before it, pairs of the right law."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice, pairwise, takewhile
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from storage.chunks import ChunkGrid
-from storage.ordering import Indices, Order, Stretch, Window, pair_indices, part, permutation
+from storage.ordering import Indices, Order, Stretch, Window, admit, pair_indices, part, permutation
 
 ORDERS = st.builds(
     lambda rows, chunk_rows, seed, window, visits: Order(
@@ -49,7 +50,7 @@ def batches_of(order: Order, epoch: int, position: int, *, size: int, count: int
 
 
 def epoch_of(order: Order, epoch: int) -> list[int]:
-    size = order.grid.rows * order.visits
+    size = sum(window.rows for window in windows_of(order, epoch)) * order.visits
     (batch,) = batches_of(order, epoch, 0, size=size, count=1)
     found = visited(order, batch)
     assert [(e, position) for e, position, _ in found] == [(epoch, p) for p in range(size)]
@@ -98,6 +99,71 @@ def test_batches_from_any_position_in_parts_of_any_world_are_the_one_order(visit
             parts = [[visited(order, part(batch, rank=k, world=world)) for k in range(world)] for batch in batches]
             assert all(len(mine) == size // world for of_ranks in parts for mine in of_ranks)
             assert [[pair for mine in of_ranks for pair in mine] for of_ranks in parts] == expected
+
+
+ADMITTED = ([1], [0, 2, 5], [0, 1, 2, 5], [0, 1, 2, 3, 4, 5])  # of four epochs and those after
+
+
+def admitted(epoch: int) -> Indices:
+    return np.array(ADMITTED[min(epoch, 3)])
+
+
+@pytest.mark.parametrize("visits", [1, 2])
+def test_batches_over_admitted_chunks_are_one_order_from_any_position_in_parts_of_any_world(visits: int) -> None:
+    order = Order(grid=ChunkGrid(23, 4), seed=5, window=2, visits=visits, admitted=admitted)
+    size = 6
+    whole = [(epoch, position, row) for epoch in range(6) for (position, row) in enumerate(epoch_of(order, epoch))]
+    for start, (epoch, position, _) in enumerate(whole[: -2 * size]):
+        batches = batches_of(order, epoch, position, size=size, count=2)
+        expected = [whole[start + k * size : start + (k + 1) * size] for k in range(2)]
+        assert [visited(order, batch) for batch in batches] == expected
+        for world in (1, 2, 3):
+            parts = [[visited(order, part(batch, rank=k, world=world)) for k in range(world)] for batch in batches]
+            assert [[pair for mine in of_ranks for pair in mine] for of_ranks in parts] == expected
+
+
+@given(ORDERS, st.integers(0, 5), st.integers(0, 2**32))
+def test_an_epoch_visits_the_rows_of_its_admitted_chunks_and_no_others(order: Order, epoch: int, draw: int) -> None:
+    is_in = np.random.default_rng(draw).random(order.grid.count) < 0.5
+    is_in[draw % order.grid.count] = True
+    found = epoch_of(replace(order, admitted=lambda _: np.flatnonzero(is_in)), epoch)
+    rows = order.visits * np.repeat(is_in, order.grid.chunk_rows)[: order.grid.rows]
+    assert np.bincount(found, minlength=order.grid.rows).tolist() == rows.tolist()
+
+
+@given(ORDERS, st.integers(0, 5))
+def test_with_all_chunks_admitted_it_is_the_order_of_the_whole_store(order: Order, epoch: int) -> None:
+    assert epoch_of(replace(order, admitted=lambda _: np.arange(order.grid.count)), epoch) == epoch_of(order, epoch)
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 8),
+    st.integers(1, 3),
+    st.integers(0, 600),
+    st.lists(st.integers(0, 3), max_size=40),
+)
+def test_epochs_over_a_growing_store_keep_pace_with_it_and_end_before_the_position_from_which_all_is_needed(
+    rows: int, chunk_rows: int, visits: int, until: int, coming: list[int]
+) -> None:
+    grid, start = ChunkGrid(rows, chunk_rows), 0
+    committed = 0
+    for more in [*coming, rows]:
+        committed = min(grid.count, committed + more)
+        found = admit(np.arange(committed), grid=grid, visits=visits, start=start, until=until)
+        if found is None:
+            room = (until - start) // (chunk_rows * visits)
+            assert committed < grid.count
+            assert committed == 0 or room < 1 or committed * until < grid.count * start  # it waits for nothing else
+            continue
+        assert found.tolist() == list(range(committed - len(found), committed))
+        if committed < grid.count:
+            assert committed * until >= grid.count * start
+        start += visits * sum(grid.chunk(chunk).rows for chunk in found.tolist())
+        if committed < grid.count:
+            assert start <= until
+    assert found is not None  # all are committed at last
+    assert len(found) == grid.count
 
 
 @given(ORDERS, st.integers(0, 5))

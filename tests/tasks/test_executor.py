@@ -3,12 +3,15 @@
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from storage.errors import HaltedError, InputError
 from tasks.executor import (
     Executor,
     RayExecutor,
@@ -41,6 +44,12 @@ def die_once(marker: Path) -> int:
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return os.getpid()
+
+
+def span_of(_: int) -> tuple[float, float]:
+    began = time.monotonic()
+    time.sleep(0.1)
+    return began, time.monotonic()
 
 
 def mark_slowly(marker: Path) -> None:
@@ -105,6 +114,39 @@ def test_a_session_is_a_cluster_of_its_own_on_loopback(cluster: RayExecutor) -> 
     address = ray.get_runtime_context().gcs_address
     assert address.startswith("127.0.0.1:")
     assert ray.cluster_resources()["CPU"] == 2  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.slow
+def test_work_beside_a_training_leaves_it_a_cpu_a_worker_and_ends_when_it_is_told_to(cluster: RayExecutor) -> None:
+    halted = threading.Event()
+    beside = cluster.beside(1, device="cpu", halted=halted)
+    assert sorted(beside.map(double, range(5))) == [0, 2, 4, 6, 8]
+    results = beside.map(span_of, range(6))
+    spans = sorted(next(results) for _ in range(4))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))  # one of two CPUs
+    halted.set()
+    with pytest.raises(HaltedError, match="asked to end"):
+        list(results)
+    assert list(cluster.map(double, [1])) == [2]  # others go on
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "device", "words"),
+    [
+        (
+            2,
+            "cpu",
+            r"a CPU more than generator\.workers \(2\) .* found 2; lower generator\.workers or raise compute\.cpus",
+        ),
+        (1, "auto", r"a GPU more than generator\.workers \(1\) .* found 1; .* raise compute\.gpus"),
+    ],
+)
+def test_a_training_that_would_leave_nothing_is_bad_input(
+    workers: int, device: str, words: str, cluster: RayExecutor
+) -> None:
+    with pytest.raises(InputError, match=words):
+        cluster.beside(workers, device=device, halted=threading.Event())
 
 
 @pytest.mark.slow
