@@ -29,6 +29,7 @@ USE_RAY = (
     "tests/end_to_end/",
     "tests/tasks/test_executor.py",
     "tests/tasks/test_fit_kernel.py",
+    "tests/tasks/test_ray_data.py",
     "tests/tasks/training/test_ddp.py",
 )
 

@@ -26,7 +26,7 @@ from tasks.training.device import ON_CPU, Placement
 from tasks.transport.field import VelocityField
 from tests.local import on_disk
 
-FSYNC_SECONDS = 0.02  # a chunk makes a dozen: blows meet the writing as often as the solving
+FSYNC_SECONDS = 0.03  # a chunk makes eight: blows meet the writing as often as the solving
 
 _simulate_chunk, _solve_chunk, _fsync = tasks.simulation.simulate_chunk, tasks.simulation.solve_chunk, os.fsync
 
