@@ -12,7 +12,7 @@ from tests.storage.stores import CONDITIONAL, PLAN, chunk_file, filled
 
 
 def source_of(path: str) -> Any:
-    """Give the source; Ray reads the environment when imported, which other tests set: never while tests are collected."""
+    """Give the source; Ray reads the environment when imported, which other tests set, so not at collection."""
     from tasks.ray_data import TrajectorySource
 
     return TrajectorySource(path)
