@@ -249,20 +249,24 @@ def _between(seed: int, *, step: int, rank: int, rows: int) -> Tensor:
     return torch.from_numpy(rng.random(rows, dtype=np.float32))
 
 
-def _stream(store: TrajectoryStore, request: GeneratorRequest, group: Group, *, place: Mapping[str, Any]) -> PairStream:
-    """Give this worker's pairs from a checkpoint's place on, or from the beginning where there is none."""
-    spec = StreamSpec(
+def stream_spec(request: GeneratorRequest) -> StreamSpec:
+    """Give which pairs a training asks for, over all workers."""
+    return StreamSpec(
         rows=request.count,
         batch_size=request.generator.batch_size,
         seed=request.seed,
         visits=request.generator.pairs_per_row,
         full_span_share=request.generator.full_span_share,
     )
+
+
+def _stream(store: TrajectoryStore, request: GeneratorRequest, group: Group, *, place: Mapping[str, Any]) -> PairStream:
+    """Give this worker's pairs from a checkpoint's place on, or from the beginning where there is none."""
     until = int(_ON_PARTS * request.generator.steps * request.generator.batch_size)
     growth = Growth(folder=request.place.admissions, until=until) if request.generator.overlap else None
     begin = Place(**place) if place else None
     try:
-        return PairStream(store, spec, rank=group.rank, world=group.world, place=begin, growth=growth)
+        return PairStream(store, stream_spec(request), rank=group.rank, world=group.world, place=begin, growth=growth)
     except StreamConflictError as error:
         raise StreamConflictError(
             f"{error}; restore what has changed, or delete {request.place.checkpoints} to train anew"

@@ -19,7 +19,7 @@ import numpy as np
 
 from storage.data import DataStore
 from storage.models import publish_model
-from storage.stream import PairStream, StreamSpec
+from storage.stream import PairStream
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor, ray_session
 from tasks.ingest import ingest
@@ -34,7 +34,7 @@ from tasks.specs import (
     TrainingPlace,
     TrajectoriesSpec,
 )
-from tasks.train_generator import GeneratorRequest, as_tensors, train_characteristics
+from tasks.train_generator import GeneratorRequest, as_tensors, stream_spec, train_characteristics
 from tasks.training.checkpoint import weights_to_bytes
 from tasks.training.fitting import fitting_loss
 from tests.benchmarks._training import WORKERS, bare_loop, compare, our_workers, report
@@ -96,18 +96,7 @@ def bare(request: GeneratorRequest) -> float:
     """Give the seconds of the bare loop over one batch."""
     spec, data = request.generator, DataStore(request.data)
     network = build_generator(spec.network, data.dim, seed=0, interpolant="linear", data_std=data.std)
-    stream = PairStream(
-        TrajectoryStore.open(request.store),
-        StreamSpec(
-            rows=request.count,
-            batch_size=spec.batch_size,
-            seed=request.seed,
-            visits=spec.pairs_per_row,
-            full_span_share=spec.full_span_share,
-        ),
-        rank=0,
-        world=1,
-    )
+    stream = PairStream(TrajectoryStore.open(request.store), stream_spec(request), rank=0, world=1)
     batch = as_tensors(next(iter(stream)))
     loss = fitting_loss(network, spec)
     return bare_loop(network, lambda: loss(batch), spec.optimiser())

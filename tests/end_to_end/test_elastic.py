@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from storage.models import read_model
-from storage.stream import PairStream, StreamSpec
+from storage.stream import PairStream
 from storage.trajectories import TrajectoryStore
 from tasks.specs import GeneratorSpec, NetworkSpec
-from tasks.train_generator import GeneratorRequest
+from tasks.train_generator import GeneratorRequest, stream_spec
 from tests.end_to_end.command import ROOT
 from tests.end_to_end.elastic import digest
 from tests.end_to_end.nodes import cluster_of
@@ -70,13 +70,6 @@ def test_two_one_and_two_workers_see_the_same_global_batches(tmp_path: Path, mon
 
 def planned_digests(request: GeneratorRequest, world: int, rank: int) -> list[str]:
     """Give what a rank is to be given, step by step."""
-    spec = StreamSpec(
-        rows=request.count,
-        batch_size=BATCH,
-        seed=request.seed,
-        visits=request.generator.pairs_per_row,
-        full_span_share=request.generator.full_span_share,
-    )
     store = TrajectoryStore.open(request.store)
-    stream = iter(PairStream(store, spec, rank=rank, world=world))
+    stream = iter(PairStream(store, stream_spec(request), rank=rank, world=world))
     return [digest(next(stream)) for _ in range(STEPS + 4)]
