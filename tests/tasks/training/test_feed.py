@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import pytest
 import torch
@@ -36,13 +35,30 @@ class Counter:
         return {"position": self.drawn}
 
 
-def test_on_a_cpu_nothing_is_drawn_ahead() -> None:
+def test_on_a_cpu_batches_are_drawn_in_a_row_each_with_its_place() -> None:
     source = Counter()
     with Feed(iter(source), source.place, device=CPU) as feed:
-        assert list(islice(feed, 5)) == [0, 1, 2, 3, 4]
-        assert source.drawn == 5
-        assert feed.place == {"position": 5}
+        drawn = []
+        for k in range(20):
+            assert next(feed) == k
+            assert feed.place == {"position": k + 1}  # of the batch given
+            drawn.append(source.drawn)
+    assert drawn == [1] + [9] * 8 + [17] * 8 + [25] * 3  # the first alone, for its size
     assert source.threads == {threading.main_thread().name}
+
+
+def test_on_a_cpu_large_batches_are_drawn_one_by_one() -> None:
+    drawn = []
+
+    def batches() -> Iterator[Batch]:
+        for k in range(10):
+            drawn.append(k)
+            yield Batch(x=torch.zeros(2**21), label=None)  # 8 MiB
+
+    with Feed(batches(), dict, device=CPU) as feed:
+        for k in range(5):
+            next(feed)
+            assert drawn == list(range(k + 1))
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
@@ -57,13 +73,14 @@ def test_drawing_ahead_changes_neither_batches_nor_places(ahead: int) -> None:
     assert threading.main_thread().name not in source.threads
 
 
-def test_an_error_of_the_batches_arrives_with_the_batch_it_belongs_to() -> None:
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_an_error_of_the_batches_arrives_with_the_batch_it_belongs_to(ahead: int) -> None:
     def failing() -> Iterator[int]:
-        yield 1
+        yield from range(4)
         raise ValueError("no more")
 
-    with Feed(failing(), dict, device=CPU, ahead=3) as feed:
-        assert next(feed) == 1
+    with Feed(failing(), dict, device=CPU, ahead=ahead) as feed:
+        assert [next(feed) for _ in range(4)] == [0, 1, 2, 3]
         with pytest.raises(ValueError, match="no more"):
             next(feed)
 
