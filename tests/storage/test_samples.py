@@ -1,5 +1,6 @@
 """Samples that leave charflow can be read by others, and replace nothing but their like."""
 
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,22 @@ def test_a_folder_takes_images_only(dim: tuple[int, ...], tmp_path: Path) -> Non
     check_sample_path(tmp_path / "samples", dim=(3, 8, 8))
     with pytest.raises(InputError, match=r"is for images, and a sample has shape .* use \.npy, \.npz or \.zarr"):
         check_sample_path(tmp_path / "samples", dim=dim)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".png"])
+def test_a_folder_where_a_file_is_to_be_is_refused_before_the_work(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"samples{suffix}").mkdir()
+    with pytest.raises(InputError, match=r"is a folder; name a file"):
+        check_sample_path(tmp_path / f"samples{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ""])
+def test_a_folder_that_may_not_be_written_is_refused_before_the_work(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK | os.X_OK))  # root may all
+    with pytest.raises(InputError, match=rf"lies in {tmp_path}, which may not be written; name another place"):
+        check_sample_path(tmp_path / f"samples{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ""])
