@@ -4,12 +4,12 @@ What is written appears whole or not at all, replaces earlier samples and nothin
 """
 
 import math
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, cast
 
 import numpy as np
@@ -49,8 +49,11 @@ def require_folder(path: Path) -> None:
     folder = path.resolve().parent
     if not folder.is_dir():
         raise InputError(f"--out {str(path)!r} lies in no folder; make {folder} first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--out {str(path)!r} lies in {folder}, which may not be written; name another place")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {str(path)!r} lies in {folder}, which cannot be written: {error.strerror}") from error
 
 
 @contextmanager
