@@ -36,7 +36,8 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _backward(losses: Tensor, *, share: float = 1.0) -> Tensor:
-    (share * losses.mean()).backward()  # type: ignore[no-untyped-call]
+    mean = losses.mean()
+    (mean if share == 1 else share * mean).backward()  # type: ignore[no-untyped-call]
     return losses.detach()
 
 

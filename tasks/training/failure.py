@@ -47,7 +47,7 @@ class Taken:
 
 def mean_losses(steps: Sequence[Taken]) -> tuple[list[float], int | None]:
     """Give each step's mean loss, and the index of the first step that was not finite, in loss or gradient."""
-    means: list[float] = torch.stack([taken.losses for taken in steps]).mean(1, dtype=torch.float64).tolist()
+    means: list[float] = torch.stack([taken.losses for taken in steps]).mean(1).tolist()
     norms: list[float] = torch.stack([taken.norm for taken in steps]).tolist()
     is_finite = [math.isfinite(mean) and math.isfinite(norm) for mean, norm in zip(means, norms, strict=True)]
     return means, None if all(is_finite) else is_finite.index(False)
