@@ -1,6 +1,7 @@
 """Commands on what a run has made: samples, an export, measures, the report."""
 
 import argparse
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,16 @@ def sample(options: argparse.Namespace) -> int:
     request = SampleRequest(
         count=options.count, steps=options.steps, seed=options.seed, label=options.label, guidance=options.guidance
     )
-    shape = write_sample_file(generator, data, request, out=out)
+    began = time.monotonic()
+    with Bars(ERR).shown() as bars:
+
+        def tell(done: int, total: int, words: str, _: object = None, /) -> None:
+            if done == 0:
+                bars.began("sample")
+            bars.moved("sample", done, total, words)
+
+        shape = write_sample_file(generator, data, request, out=out, progress=tell)
+        bars.ended("sample", seconds=time.monotonic() - began)
     if options.json:
         return print_json({"run": record.name, "out": str(out), "shape": list(shape)})
     OUT.print(f"{out}: {' x '.join(map(str, shape))}", highlight=False)

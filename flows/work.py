@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from flows.config import dump_config
@@ -11,7 +11,7 @@ from flows.runs import Run, versions
 from tasks.executor import Executor
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
-from tasks.integrate import IntegrateRequest, integrate, open_planned
+from tasks.integrate import IntegrateRequest, integrate, open_planned, require_planned
 from tasks.specs import ChunkFacts, Progress, ReportFacts, TrainingPlace
 from tasks.train_generator import GeneratorRequest, train_generator
 
@@ -90,15 +90,19 @@ def generator_place(run: Run) -> TrainingPlace:
 
 
 def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
+    trajectories = integrate_request(run)
     if run.simulation is not None:
-        open_planned(integrate_request(run))  # perhaps before the simulation does
+        open_planned(trajectories)  # perhaps before the simulation does
+    else:
+        trajectories = replace(trajectories, store=run.holder("integrate").trajectories)
+        require_planned(trajectories)
     request = GeneratorRequest(
         generator=run.config.generator,
         count=run.config.trajectories.count,
         seed=run.config.seed,
         data=run.holder("ingest").data,
         velocity=run.holder("fit_velocity").velocity,
-        store=run.paths.trajectories if run.simulation is not None else run.holder("integrate").trajectories,
+        store=trajectories.store,
         place=generator_place(run),
         device=run.config.compute.device,
     )

@@ -55,19 +55,27 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill that takes the place of ``path`` when the block ends, durably; an error leaves nothing."""
-    temporary = _temporary(path)
+    """Give a folder to fill that takes the place of ``path`` when the block ends, durably; an error leaves nothing.
+
+    What was there is moved aside, then deleted: whoever dies between has the one or the other, under another name at
+    worst. A link is followed.
+    """
+    path = path.resolve()
+    temporary, former = _temporary(path), _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
         sync_tree(temporary)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, former)
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if former.exists():
+            os.replace(former, path)
         raise
     sync_folder(path.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def replace_lightly(path: Location, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """The metrics of a training, a JSON object a line, written while it runs and read by progress bars and loss curves."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -31,8 +32,10 @@ class Journal:
         self._file.write(json.dumps(dict(record)) + "\n")
 
     def flush(self) -> None:
-        """Make every record readable; before a checkpoint, or a training that resumes at its end would have none."""
+        """Make every record durable; before a checkpoint, or a training that resumes at its end would have none."""
         self._file.flush()
+        if not isinstance(self._file, _Object):
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "Journal":
         """Give the journal itself."""

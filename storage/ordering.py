@@ -46,6 +46,11 @@ class Stretch:
         """Give positions ``first <= p < last`` of the stretch, counted from its own start."""
         return replace(self, start=self.start + first, rows=self.rows[first:last])
 
+    def store_rows(self, chunk_rows: int) -> Indices:
+        """Give the rows of the store that come at these positions, where a chunk has ``chunk_rows``."""
+        chunk, row = np.divmod(self.rows, chunk_rows)
+        return self.window.chunks[chunk] * chunk_rows + row
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, cast
 
 import numpy as np
@@ -34,12 +35,25 @@ def check_sample_path(path: Path, *, dim: tuple[int, ...] | None = None) -> None
     if path.suffix not in (*SUFFIXES, ""):
         known = ", ".join(SUFFIXES)
         raise InputError(f"--out must end in one of {known}, or name a folder for images, got {str(path)!r}")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"--out {str(path)!r} lies in no folder; make {path.resolve().parent} first")
+    require_folder(path)
+    if path.suffix not in (".zarr", "") and path.is_dir():
+        raise InputError(f"--out {str(path)!r} is a folder; name a file")
     if path.suffix in (".zarr", "") and path.exists() and not _holds_samples(path):
         raise InputError(f"--out {str(path)!r} is there and holds no samples; name another place, or remove it first")
     if path.suffix == "" and dim is not None and not (len(dim) == 3 and dim[0] in (1, 3)):
         raise InputError(f"--out {str(path)!r} is for images, and a sample has shape {dim}; use .npy, .npz or .zarr")
+
+
+def require_folder(path: Path) -> None:
+    """Raise :class:`InputError` unless ``--out``, a file or folder, lies in a folder that can be written."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"--out {str(path)!r} lies in no folder; make {folder} first")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {str(path)!r} lies in {folder}, which cannot be written: {error.strerror}") from error
 
 
 @contextmanager

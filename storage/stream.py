@@ -16,7 +16,7 @@ from storage.admissions import Admissions, Growth
 from storage.arrays import empty_on_page
 from storage.errors import InputError, StreamConflictError
 from storage.fingerprint import fingerprint
-from storage.ordering import Order, Stretch, Window, pair_indices, part
+from storage.ordering import Indices, Order, Stretch, Window, pair_indices, part
 from storage.trajectories import Floats, Labels, TrajectoryStore
 
 WINDOW_CHUNKS = 8
@@ -123,6 +123,13 @@ class PairStream:
                 last = stretches[-1]
                 self.place = replace(place, epoch=last.window.epoch, position=last.start + len(last.rows))
                 yield batch
+
+    def rows_at(self, place: Place) -> Indices:
+        """Give the trajectories of this rank's part of the global batch that begins at a place, ``[batch]``."""
+        order = replace(self._order, admitted=self._admissions())
+        stretches = next(order.batches(place.epoch, place.position, size=self._spec.batch_size))
+        mine = part(stretches, rank=self._rank, world=self._world)
+        return np.concatenate([stretch.store_rows(self._store.plan.chunk_rows) for stretch in mine])
 
     def _admissions(self) -> Admissions | None:
         if self._growth is None:

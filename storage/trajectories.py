@@ -243,7 +243,9 @@ class TrajectoryStore:
         manifest = self.ledger.manifest()
         if manifest is None or manifest.rows < rows:
             found = "not sealed" if manifest is None else f"sealed over {manifest.rows} rows"
-            raise IncompleteError(f"{self.path} is {found}, asked for {rows}; run the integrate step first")
+            raise IncompleteError(
+                f"{self.path} is {found}, asked for {rows}; run the integrate step, or charflow verify --repair"
+            )
         return self.ledger.part(manifest, rows=rows, chunks=self.grid(rows).count)
 
     def promised(self, rows: int) -> dict[str, Any]:

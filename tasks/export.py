@@ -12,6 +12,7 @@ from storage.errors import InputError
 from storage.models import read_model
 from storage.paths import Location
 from storage.records import pretty
+from storage.samples import require_folder
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.transport.noise import SAMPLES, standard_normal
 
@@ -31,10 +32,15 @@ class ExportSummary:
 
 def check_export_path(out: Path) -> None:
     """Raise :class:`InputError` unless a generator can be exported to that folder."""
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"--out {str(out)!r} lies in no folder; make {out.resolve().parent} first")
-    if out.exists() and not (out.is_dir() and ((out / PROGRAM).is_file() or not any(out.iterdir()))):
-        raise InputError(f"--out {str(out)!r} is there and holds no export; name another place, or remove it first")
+    require_folder(out)
+    if out.exists() and not (out.is_dir() and _is_replaceable({p.name for p in out.iterdir()})):
+        raise InputError(
+            f"--out {str(out)!r} is there and holds no export, or more; name another place, or remove it first"
+        )
+
+
+def _is_replaceable(names: set[str]) -> bool:
+    return not names or {PROGRAM} <= names <= {PROGRAM, WEIGHTS, SPEC}
 
 
 def export_generator(generator: Location, data: Location, *, out: Path) -> ExportSummary:

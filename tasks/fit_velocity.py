@@ -29,9 +29,10 @@ from tasks.specs import (
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import train_on_cluster
 from tasks.training.device import describe, place_training
+from tasks.training.failure import Numbering
 from tasks.training.fit import fit, is_published, require_generator, require_network, resume
 from tasks.training.group import Group
-from tasks.training.loader import Draw, matching_batches, matching_loss, require_divisible, stream_grid
+from tasks.training.loader import Draw, matching_batches, matching_loss, matching_rows, require_divisible, stream_grid
 from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.synthetic import oracle_target
@@ -159,6 +160,9 @@ def train_velocity(request: VelocityRequest, group: Group) -> None:
         matching_loss(denoiser, Interpolant(kind), data_std=store.std),
         spec,
         stream_place=dict,
+        numbering=Numbering(
+            what="data rows", at=lambda behind, _: matching_rows(store, draw, step=behind, group=group)
+        ),
         place=request.place,
         model_spec=model_spec,
         group=group,

@@ -5,16 +5,17 @@ one chunk.
 """
 
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from storage.chunks import default_chunk_rows
 from storage.commits import Commit
 from storage.data import DataStore
-from storage.errors import InputError
+from storage.errors import InputError, PlanConflictError
 from storage.models import StoredModel, read_model
 from storage.paths import Location
 from storage.specs import TrajectoryPlan
@@ -177,10 +178,32 @@ def open_planned(request: IntegrateRequest) -> TrajectoryStore:
     Raises:
         PlanConflictError: a store of another plan lies there.
     """
+    return TrajectoryStore.create(request.store, _plan(request), rows=request.trajectories.count)
+
+
+def require_planned(request: IntegrateRequest) -> None:
+    """Refuse a store that is not of the request's plan, whoever put it there, and change nothing.
+
+    Raises:
+        PlanConflictError: it is of another.
+        IncompleteError: there is none.
+    """
+    asked, found = asdict(_plan(request)), asdict(TrajectoryStore.open(request.store).plan)
+    for name, value in found.items():
+        if value != asked[name]:
+            raise PlanConflictError(
+                f"{request.store} holds trajectories with {name} = {_cut(value)}, and the run has {_cut(asked[name])}; "
+                "restore those of the run, or use another run name"
+            )
+
+
+def _plan(request: IntegrateRequest) -> TrajectoryPlan:
     model = read_model(request.velocity)
-    shares = _class_shares(request, model)
-    plan = plan_trajectories(request, velocity_digest=model.digest, class_shares=shares)
-    return TrajectoryStore.create(request.store, plan, rows=request.trajectories.count)
+    return plan_trajectories(request, velocity_digest=model.digest, class_shares=_class_shares(request, model))
+
+
+def _cut(value: object) -> str:
+    return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
 def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[float, ...]:

@@ -40,7 +40,7 @@ class TrajectorySource(Datasource):
         store = TrajectoryStore.open(self._path)
         manifest = store.ledger.manifest()
         if manifest is None:
-            raise IncompleteError(f"{self._path} is not sealed; run the integrate step first")
+            raise IncompleteError(f"{self._path} is not sealed; run the integrate step, or charflow verify --repair")
         self._grid = store.grid(manifest.rows)
         self._row_bytes = row_bytes(store.plan.dim, times=len(store.plan.times), dtype=store.plan.dtype)
 

@@ -1,7 +1,7 @@
 """STEP sample: noise becomes samples in data units, one network evaluation each, or a few along the times."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from storage.paths import Location
 from storage.samples import PICTURE, check_sample_path, sample_file
 from storage.trajectories import Floats
 from tasks.evaluation import plots
+from tasks.specs import Progress
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.fitting import labelled
 from tasks.transport.losses import TwoTimeMap
@@ -38,12 +39,15 @@ class SampleRequest:
     guidance: float = 1.0  # weight w of the map g_none + w (g_label - g_none)
 
 
-def write_sample_file(generator: Location, data: Location, request: SampleRequest, *, out: Path) -> tuple[int, ...]:
+def write_sample_file(
+    generator: Location, data: Location, request: SampleRequest, *, out: Path, progress: Progress
+) -> tuple[int, ...]:
     """Draw samples, write them in the format of the file's suffix, and give the shape of what was written.
 
     A ``.png`` shows the first 10,000, images as a grid, points in the plane as a scatter, and other vectors as
     histograms. A path without suffix becomes a folder of images. Where the generator has classes, ``.npz`` and
-    ``.zarr`` also hold ``label [count]``, and a folder of images has a folder a class.
+    ``.zarr`` also hold ``label [count]``, and a folder of images has a folder a class. ``progress`` is told of samples
+    once all is found to be right, and after each batch.
 
     Raises:
         InputError: the file cannot be written, or an argument is out of range.
@@ -53,7 +57,11 @@ def write_sample_file(generator: Location, data: Location, request: SampleReques
     label = find_class(request.label, store.classes, count=stored.classes) if request.label is not None else None
     _require(stored, steps=request.steps, guidance=request.guidance)
     if out.suffix == PICTURE:
-        x = _draw(stored, store.standardisation, request, stop=min(request.count, _PICTURED), label=label)
+        request = replace(request, count=min(request.count, _PICTURED))
+    progress(0, request.count, "samples")
+    if out.suffix == PICTURE:
+        x = _draw(stored, store.standardisation, request, stop=request.count, label=label)
+        progress(request.count, request.count, "samples")
         write_atomic(out, picture(x))
         return x.shape
     classes = store.classes if stored.classes else None
@@ -63,6 +71,7 @@ def write_sample_file(generator: Location, data: Location, request: SampleReques
             labels = sample_labels(stored, start=start, stop=stop, seed=request.seed, label=label)
             x = _draw(stored, store.standardisation, request, start=start, stop=stop, label=label)
             write(x, None if labels is None else labels.numpy())
+            progress(stop, request.count, "samples")
     return (request.count, *stored.dim)
 
 

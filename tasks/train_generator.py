@@ -27,6 +27,7 @@ from tasks.specs import GeneratorSpec, Progress, TrainingPlace
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import train_on_cluster
 from tasks.training.device import describe, place_training
+from tasks.training.failure import Numbering
 from tasks.training.features import load_features
 from tasks.training.fit import fit, is_published, require_generator, resume
 from tasks.training.fitting import TorchPairs, fitting_loss
@@ -146,6 +147,7 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         fitting_loss(generator, request.generator, features=load_features(name, device=group.device) if name else None),
         spec,
         stream_place=lambda: asdict(stream.place),
+        numbering=Numbering(what="trajectories", at=lambda _, at: stream.rows_at(Place(**at))),
         place=request.place,
         model_spec=model_spec,
         group=group,

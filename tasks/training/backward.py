@@ -5,24 +5,24 @@ from dataclasses import fields, is_dataclass, replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 Batch = TypeVar("Batch")
 
 
 def backward(loss: Callable[[Batch], Tensor], batch: Batch, *, rows: int = 0) -> Tensor:
-    """Add the gradients of a batch's mean loss to the parameters, and give that mean, 0-d, detached.
+    """Add the gradients of a batch's mean loss to the parameters, and give the loss of each row, ``[batch]``, detached.
 
     Args:
-        loss: mean over a batch's rows, 0-d.
+        loss: of each row, ``[batch]``.
         batch: a dataclass whose tensors, and those of dataclasses inside, share their first axis; anything at all
             where it is not cut.
         rows: computed at once, which bounds the memory; 0: all. The sum is the same up to rounding.
     """
     if rows == 0:
         return _backward(loss(batch))
-    parts = [_backward(share * loss(part)) for part, share in _cut(batch, rows)]
-    return sum(parts[1:], parts[0])
+    return torch.cat([_backward(loss(part), share=share) for part, share in _cut(batch, rows)])
 
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -35,9 +35,10 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return replace(batch, **{name: map_tensors(value, function) for name, value in inside.items()})  # type: ignore[type-var]
 
 
-def _backward(value: Tensor) -> Tensor:
-    value.backward()  # type: ignore[no-untyped-call]
-    return value.detach()
+def _backward(losses: Tensor, *, share: float = 1.0) -> Tensor:
+    mean = losses.mean()
+    (mean if share == 1 else share * mean).backward()  # type: ignore[no-untyped-call]
+    return losses.detach()
 
 
 def _cut(batch: Any, rows: int) -> Iterator[tuple[Any, float]]:

@@ -23,6 +23,7 @@ from storage.errors import StorageError
 from storage.journal import read_journal
 from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec, Workers, worker_range
 from tasks.training.device import choose_device, given_device, warn_of_fallback
+from tasks.training.failure import GradientError, LossError
 from tasks.training.group import Group, alone
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ RESIZE_SECONDS = 30.0  # between looks for room for more workers
 _SOONER = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 HOPELESS = (FloatingPointError, StorageError)  # a worker that begins again from the last checkpoint meets them again
 _FOLLOW_SECONDS = 0.5
+_LATER_SECONDS = 1.0  # than a worker that knows which rows are at fault, which is heard within a tenth
 
 
 def train_on_cluster(
@@ -203,8 +205,7 @@ def _run(trainer: Any) -> None:
     except SystemExit as interruption:
         raise KeyboardInterrupt from interruption
     except WorkerGroupError as error:
-        first = next(iter(error.worker_failures.values()), error)
-        cause = _cause(first)
+        cause = _telling([_cause(failure) for failure in error.worker_failures.values()] or [error])
         cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
         raise cause from None
     finally:
@@ -215,6 +216,12 @@ def _run(trainer: Any) -> None:
 def _cause(failure: Any) -> Any:
     """Give what a worker raised, out of what Ray made of it."""
     return getattr(failure, "cause", None) or failure
+
+
+def _telling(causes: Sequence[Any]) -> Any:
+    """Give what says most of several workers' errors: of one that fails the others fail, too, and know less."""
+    kinds = (LossError, *HOPELESS)
+    return next((cause for kind in kinds for cause in causes if isinstance(cause, kind)), causes[0])
 
 
 def _enter(config: dict[str, Any]) -> None:
@@ -236,6 +243,9 @@ def _enter(config: dict[str, Any]) -> None:
     dist.init_process_group(backend(share), store=meeting, rank=rank, world_size=world)
     try:
         worker(request, Group(rank=rank, world=world, average=partial(_average, world), device=device))
+    except GradientError:
+        time.sleep(_LATER_SECONDS)
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -16,6 +16,7 @@ from tasks.training.backward import backward
 from tasks.training.checkpoint import CheckpointWriter, restore, to_checkpoint, weights_to_bytes
 from tasks.training.device import ON_CPU, Placement
 from tasks.training.dropout import reproducible
+from tasks.training.failure import Numbering
 from tasks.training.features import require_features
 from tasks.training.feed import Feed
 from tasks.training.group import Group
@@ -83,6 +84,7 @@ def fit(
     spec: OptimiserSpec,
     *,
     stream_place: Callable[[], Mapping[str, Any]],
+    numbering: Numbering,
     place: TrainingPlace,
     model_spec: dict[str, Any],
     group: Group,
@@ -95,9 +97,10 @@ def fit(
     Args:
         state: as :func:`resume` gave it.
         batches: this rank's part of each global batch, on the CPU.
-        loss: mean over the rows of such a batch, or of a part of one, once it is on the device; 0-d.
+        loss: of each row of such a batch, or of a part of one, once it is on the device, ``[batch]``.
         spec: the knobs.
         stream_place: where ``batches`` stands.
+        numbering: which rows a batch has.
         place: where the files go.
         model_spec: what the published specification says, beside the key.
         group: who we are.
@@ -135,6 +138,7 @@ def fit(
             spec,
             average=group.average,
             place=lambda: feed.place,
+            numbering=numbering,
             log=log,
             checkpoint=checkpoint,
             every=max(1, spec.steps // _CHECKPOINTS),

@@ -42,7 +42,7 @@ def labelled(generator: Generator, label: Tensor | None) -> TwoTimeMap:
 def fitting_loss(
     generator: Generator, spec: GeneratorSpec, *, features: Features | None = None
 ) -> Callable[[TorchPairs], Tensor]:
-    """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device.
+    """Give the loss of a batch: of each row, ``[batch]``, the mean over dimensions, on the batch's device.
 
     Args:
         generator: that is fitted.
@@ -54,12 +54,10 @@ def fitting_loss(
 
     def loss(batch: TorchPairs) -> Tensor:
         given = labelled(generator, batch.label)
-        total = characteristic_fitting_loss(
-            given, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s, error=error
-        ).mean()
+        total = characteristic_fitting_loss(given, t=batch.t, s=batch.s, x_t=batch.x_t, x_s=batch.x_s, error=error)
         if batch.r is not None:
             penalty = semigroup_loss(given, t=batch.t, r=batch.r, s=batch.s, x_t=batch.x_t, x_s=batch.x_s, error=error)
-            total = total + spec.semigroup * penalty.mean()
+            total = total + spec.semigroup * penalty
         if batch.diagonal is not None:
             total = total + spec.diagonal * matching(batch.diagonal)
         return total

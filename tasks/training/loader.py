@@ -113,10 +113,18 @@ def matching_batches(store: DataStore, draw: Draw, *, step: int, group: Group) -
         step += 1
 
 
+def matching_rows(store: DataStore, draw: Draw, *, step: int, group: Group) -> Indices:
+    """Give the rows of the data of this rank's part of one global batch, ``[batch]``."""
+    grid = stream_grid(store.shards, batch_size=draw.batch_size)
+    size = draw.batch_size // grid.count
+    mine = range(group.rank, grid.count, group.world)
+    return np.concatenate([_Stream(store, draw, rows=grid.chunk(k), index=k, size=size).rows(step) for k in mine])
+
+
 def matching_loss(
     denoiser: Callable[[Tensor, Tensor, Tensor | None], Tensor], interpolant: Interpolant, *, data_std: float
 ) -> Callable[[MatchingBatch], Tensor]:
-    """Give the loss of a batch: the mean over rows and dimensions, 0-d, on the batch's device.
+    """Give the loss of a batch: of each row, ``[batch]``, the mean over dimensions, on the batch's device.
 
     Args:
         denoiser: gives E[x1 | x_t, label] for ``(t, x_t, label)``.
@@ -133,7 +141,7 @@ def matching_loss(
             x1=batch.x1,
             data_std=data_std,
         )
-        return (batch.weight * rows).mean() / batch.x1[0].numel()
+        return batch.weight * rows / batch.x1[0].numel()
 
     return loss
 
@@ -153,11 +161,14 @@ class _Stream:
         rng = np.random.Generator(_philox(self._draw.seed, step, self._index, _MATCHING))
         rng.standard_normal(dtype=np.float32, out=x0)
         rng.random(out=share)
-        places = self._places(step * self._size)
-        rows[:] = self._rows.start + places
+        rows[:] = self.rows(step)
         if self._labels is not None and self._draw.label_dropout is not None:
             is_hidden = rng.random(self._size) < self._draw.label_dropout
-            label[:] = np.where(is_hidden, UNLABELLED, self._labels[places])
+            label[:] = np.where(is_hidden, UNLABELLED, self._labels[rows - self._rows.start])
+
+    def rows(self, step: int) -> Indices:
+        """Give the rows of the data in this stream's part of a step's batch."""
+        return self._rows.start + self._places(step * self._size)
 
     def _places(self, start: int) -> Indices:
         """Give positions ``start ...`` of the endless concatenation of the epochs' permutations, a part's worth."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tasks.networks.ema import MovingAverage
 from tasks.specs import OptimiserSpec
+from tasks.training.failure import Numbering, Taken, failure, mean_losses
 
 Batch = TypeVar("Batch")
 Log = Callable[[dict[str, float]], None]
@@ -92,6 +93,7 @@ def train(
     *,
     average: Callable[[Sequence[Tensor]], None],
     place: Callable[[], Mapping[str, Any]],
+    numbering: Numbering,
     log: Log,
     checkpoint: Callable[[TrainingState], None],
     every: int,
@@ -101,10 +103,12 @@ def train(
     Args:
         state: changed in place.
         batches: this rank's part of each global batch, from ``state.place`` on.
-        backward: adds the gradients of the mean loss over this rank's batch, and gives that loss, 0-d, detached.
+        backward: adds the gradients of the mean loss over this rank's batch, and gives the loss of each row,
+            ``[batch]``, detached.
         spec: the knobs.
         average: replaces gradients by their means over all ranks.
         place: where ``batches`` stands after the batch last taken.
+        numbering: which rows a batch has, should they have to be named.
         log: called about once a second with step, mean loss since the last call, rate and share of time spent waiting.
             Only then, and before a checkpoint, is a GPU waited for.
         checkpoint: called every ``every`` steps, ``CHECKPOINT_SECONDS`` after the last and at the end.
@@ -115,33 +119,39 @@ def train(
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     started = kept = time.monotonic()
-    meter, seen = _Meter(), place()
+    meter = _Meter()
+    unseen: list[Taken] = []  # steps since anyone looked
     while state.step < spec.steps:
-        began = time.monotonic()
+        began, start = time.monotonic(), place()
         batch = next(batches)
-        waited = time.monotonic() - began
+        meter.waited += time.monotonic() - began
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(state.step, spec)
         state.optimiser.zero_grad(set_to_none=True)
-        value = backward(batch)
+        losses = backward(batch)
         average(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
         state.optimiser.step()
         state.average.update(state.model, step=state.step)
         state.step += 1
         state.place = place()
-        meter.add(value, norm=norm, waited=waited)
+        unseen.append(Taken(step=state.step, place=start, losses=losses, norm=norm))
         is_last = state.step == spec.steps
         is_logged = meter.seconds >= LOG_SECONDS or is_last
         is_kept = state.step % every == 0 or is_last or time.monotonic() - kept >= CHECKPOINT_SECONDS
-        # on a CPU to look costs nothing, so the step that is named is the one that did it
-        if is_logged or is_kept or value.device.type == "cpu":
-            if not meter.is_finite:
-                raise FloatingPointError(
-                    f"{spec.section} loss is not finite at step {state.step}{_batches(seen, state.place)}; lower "
-                    f"{spec.section}.learning_rate ({spec.learning_rate:g}); the last good checkpoint is kept"
+        if is_logged or is_kept or losses.device.type == "cpu":  # where to look costs nothing
+            means, failed = mean_losses(unseen)
+            if failed is not None:
+                first, later = unseen[failed], unseen[failed + 1 :]
+                raise failure(
+                    first,
+                    stop=later[0].place if later else state.place,
+                    batch=None if later else batch,
+                    numbering=numbering,
+                    spec=spec,
                 )
-            seen = state.place
+            meter.add(means)
+            unseen.clear()
         if is_logged:
             log(meter.report(state.step) | {"elapsed": time.monotonic() - started})
             meter = _Meter()
@@ -150,45 +160,28 @@ def train(
             kept = time.monotonic()
 
 
-def _batches(start: Mapping[str, Any], stop: Mapping[str, Any]) -> str:
-    """Give, in words, the batches from one place of the stream to another; nothing where it has no places."""
-    first, last = (
-        ", ".join(f"{name} {place[name]}" for name in ("epoch", "position") if name in place) for place in (start, stop)
-    )
-    return f", in the batches from {first} to {last}" if first else ""
-
-
 class _Meter:
-    """Means since the last log line; the sum of losses stays on the device until someone looks."""
+    """Means since the last log line."""
 
     def __init__(self) -> None:
+        self.waited = 0.0  # seconds
         self._began = time.monotonic()
-        self._total: Tensor | float = 0.0
-        self._health: Tensor | float = 0.0  # 0, or NaN once a loss or a gradient was not finite
-        self._waited = 0.0
+        self._total = 0.0  # of losses
         self._steps = 0
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(float(self._health))
-
-    def add(self, loss: Tensor, *, norm: Tensor, waited: float) -> None:
-        loss = loss.double()
-        self._total = self._total + loss
-        self._health = self._health + 0 * (loss + norm)
-        self._waited += waited
-        self._steps += 1
+    def add(self, losses: Sequence[float]) -> None:
+        self._total += sum(losses)
+        self._steps += len(losses)
 
     def report(self, step: int) -> dict[str, float]:
-        loss = float(self._total) / self._steps  # waits for the device, so that the seconds are of work done
         seconds = self.seconds
         return {
             "step": step,
-            "loss": loss,
+            "loss": self._total / self._steps,
             "steps_per_second": self._steps / seconds,
-            "wait_share": self._waited / seconds,
+            "wait_share": self.waited / seconds,
         }

@@ -26,7 +26,7 @@ def bare_loop(network: nn.Module, loss: Callable[[], Tensor], spec: OptimiserSpe
     began = time.perf_counter()
     for step in range(spec.steps):
         optimiser.zero_grad(set_to_none=True)
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), spec.clip)
         optimiser.step()
         average.update(network, step=step)

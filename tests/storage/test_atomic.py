@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.atomic import create_exclusive, sweep, sync_tree, write_atomic
+from storage.atomic import atomic_folder, create_exclusive, sweep, sync_tree, write_atomic
 from tests.storage.disk import deaths, disk
 
 CREATOR = """
@@ -103,6 +103,63 @@ def test_a_death_at_any_call_of_a_creation_leaves_nothing_or_the_whole(tmp_path:
 
     assert deaths(act) == len(seen) >= 5
     assert set(seen) == {None, b"content"}
+
+
+def write_folder(path: Path, *names: str) -> None:
+    with atomic_folder(path) as folder:
+        for name in names:
+            (folder / name).touch()
+
+
+def test_a_death_at_any_call_of_replacing_a_folder_leaves_the_old_or_the_new_one_whole(tmp_path: Path) -> None:
+    """In its place or, for one death, moved aside."""
+    places, seen = [], []
+
+    def act(k: int) -> Callable[[], object]:
+        if k > 1:
+            found = {p.name: files(p) for p in (tmp_path / str(k - 1)).iterdir()}
+            places.append(found.get("folder"))
+            seen.append([names for names in found.values() if names in (["a", "b"], ["c", "d"])])
+        write_folder(tmp_path / str(k) / "folder", "a", "b")
+        return lambda: write_folder(tmp_path / str(k) / "folder", "c", "d")
+
+    died = deaths(act)
+    assert died == len(seen) >= 8
+    assert all(seen)
+    assert places.count(None) == 1
+    assert {tuple(names) for names in places if names} == {("a", "b"), ("c", "d")}
+    assert [p.name for p in (tmp_path / str(died + 1)).iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_former_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "folder", "a")
+    replace, tries = os.replace, []
+
+    def second_fails(source: Path, target: Path) -> None:
+        tries.append(target)
+        if len(tries) == 2:
+            raise OSError(16, "device or resource busy")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(OSError, match="busy"):
+        write_folder(tmp_path / "folder", "b")
+    assert {p.name: files(p) for p in tmp_path.iterdir()} == {"folder": ["a"]}
+
+
+def test_a_link_to_a_folder_stays_one_and_the_present_folder_can_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    write_folder(tmp_path / "link", "a")
+    assert (tmp_path / "link").is_symlink()
+    assert files(tmp_path / "there") == ["a"]
+    monkeypatch.chdir(tmp_path / "there")
+    write_folder(Path(), "b")
+    assert files(tmp_path / "there") == ["b"]
 
 
 def test_content_is_synced_before_it_is_published_and_every_new_folder_after_it_was_made(tmp_path: Path) -> None:

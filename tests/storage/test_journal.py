@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.journal import Journal, read_journal
-from tests.storage.disk import deaths
+from tests.storage.disk import deaths, disk
 
 
 def write(path: Path, *steps: int, after: int) -> None:
@@ -46,6 +46,13 @@ def test_a_line_that_is_being_written_is_left_out_wherever_it_ends(tmp_path: Pat
         assert steps(path) == [1]
         write(path, 2, 3, after=1)
         assert steps(path) == [1, 2, 3]
+
+
+def test_a_flush_is_durable(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal", step=0) as journal, disk() as calls:
+        journal.append({"step": 1, "loss": 1.0})
+        journal.flush()
+    assert calls.trace == [("fsync", (tmp_path / "journal").stat().st_ino)]
 
 
 def test_values_that_are_no_number_survive(tmp_path: Path) -> None:

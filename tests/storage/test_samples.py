@@ -169,6 +169,19 @@ def test_a_folder_takes_images_only(dim: tuple[int, ...], tmp_path: Path) -> Non
         check_sample_path(tmp_path / "samples", dim=dim)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".png"])
+def test_a_folder_where_a_file_is_to_be_is_refused_before_the_work(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"samples{suffix}").mkdir()
+    with pytest.raises(InputError, match=r"is a folder; name a file"):
+        check_sample_path(tmp_path / f"samples{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ""])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(suffix: str) -> None:
+    with pytest.raises(InputError, match=r"^--out '/proc/samples.*' lies in /proc, which cannot be written: "):
+        check_sample_path(Path(f"/proc/samples{suffix}"))
+
+
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ""])
 def test_a_folder_that_is_not_there_is_refused_before_the_work(suffix: str, tmp_path: Path) -> None:
     check_sample_path(tmp_path / f"samples{suffix}")

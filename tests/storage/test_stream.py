@@ -173,6 +173,18 @@ def test_any_stream_is_the_same_for_any_world_and_start(
     assert as_bytes(joined(together)) == as_bytes(joined(alone))
 
 
+@pytest.mark.parametrize(("rows", "world"), [(22, 1), (22, 4), (13, 2), (3, 1)])
+def test_the_rows_of_a_batch_are_a_function_of_the_place_where_it_begins(
+    rows: int, world: int, store: TrajectoryStore
+) -> None:
+    """Over ends of visits, windows and epochs; the values of a pair tell its row."""
+    spec = replace(SPEC, rows=rows)
+    for rank in range(world):
+        places, source = [place_in(store, spec)], stream(store, spec, rank=rank, world=world)
+        for batch in take_watching(source, 12, places):
+            assert source.rows_at(places[-2]).tolist() == batch.x_t[:, 0].astype(int).tolist()
+
+
 def test_other_seeds_give_other_pairs(store: TrajectoryStore) -> None:
     first = {as_bytes(take(stream(store, replace(SPEC, seed=seed)), 1)[0]) for seed in range(5)}
     assert len(first) == 5
@@ -223,7 +235,9 @@ def test_a_store_that_is_not_sealed_over_the_rows_is_refused(sealed: int | None,
     if sealed:
         store.seal(rows=sealed)
     words = "is not sealed" if sealed is None else "is sealed over 12 rows"
-    with pytest.raises(IncompleteError, match=f"{words}, asked for 22; run the integrate step first"):
+    with pytest.raises(
+        IncompleteError, match=f"{words}, asked for 22; run the integrate step, or charflow verify --repair$"
+    ):
         stream(store)
     if sealed:
         take(stream(store, replace(SPEC, rows=12)), 1)

@@ -91,7 +91,10 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "spec.json").write_text("{}")
     (tmp_path / "file").touch()
-    for name in ("mine", "file"):
+    (tmp_path / "more").mkdir()
+    for name in ("generator.pt2", "notes.txt"):
+        (tmp_path / "more" / name).touch()
+    for name in ("mine", "file", "more"):
         with pytest.raises(InputError, match="is there and holds no export"):
             export_generator(generator, data, out=tmp_path / name)
     with pytest.raises(InputError, match=r"lies in no folder; make .*nowhere first"):

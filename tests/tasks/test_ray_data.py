@@ -41,7 +41,7 @@ def test_one_task_a_chunk_gives_its_rows_and_all_give_the_store(plan: Trajectory
 
 def test_a_store_that_is_not_sealed_or_not_there_is_refused(tmp_path: Path) -> None:
     store = filled(tmp_path, rows=10, chunks=range(3))
-    with pytest.raises(IncompleteError, match="is not sealed; run the integrate step first"):
+    with pytest.raises(IncompleteError, match=r"is not sealed; run the integrate step, or charflow verify --repair$"):
         source_of(str(store.path))
     with pytest.raises(IncompleteError, match="is missing; run the integrate step first"):
         source_of(str(tmp_path / "elsewhere.zarr"))

@@ -169,7 +169,13 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[StoredGenerator]:
 
 def write(path: Path, **changes: Any) -> tuple[int, ...]:
     request = SampleRequest(**({"count": 5000, "steps": 1, "seed": 5} | changes))
-    return write_sample_file(path, path, request, out=path)
+    told: list[tuple[int, int]] = []
+    shape = write_sample_file(
+        path, path, request, out=path, progress=lambda done, total, *_: told.append((done, total))
+    )
+    assert told[0] == (0, request.count)
+    assert told[-1] == (request.count, request.count)
+    return shape
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".zarr"])

@@ -1,8 +1,11 @@
 """Both trainings in this process: they learn, resume exactly, and publish under their key."""
 
 import io
+import re
 import shutil
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ from storage.checkpoints import Checkpoint, CheckpointFolder
 from storage.errors import InputError, StreamConflictError
 from storage.models import has_model, publish_model, read_model
 from storage.specs import TrajectoryPlan
+from storage.stream import PairStream
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity, train_velocity
@@ -36,6 +40,7 @@ from tasks.train_generator import (
     GeneratorRequest,
     _with_diagonal,
     load_generator,
+    stream_spec,
     train_characteristics,
     train_generator,
 )
@@ -371,21 +376,39 @@ def test_rows_on_the_diagonal_are_labelled_as_often_as_trajectories_are(tmp_path
             assert float((~known).float().mean()) == pytest.approx(0.25, abs=0.06)  # three standard deviations
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint_and_names_step_and_positions(
+def rows_of_batch(request: GeneratorRequest, batches: int) -> list[int]:
+    """Find the trajectories of the batch behind so many by its states in the store."""
+    store = TrajectoryStore.open(request.store)
+    drawn: Any = iter(PairStream(store, stream_spec(request), rank=0, world=1))
+    with closing(drawn):
+        batch = next(islice(drawn, batches, None))
+    x, times = store.read_rows(0, request.count), store.plan.times
+    found = [(x[:, times.index(t)] == x_t).all(1) for t, x_t in zip(batch.t, batch.x_t, strict=True)]
+    return [int(np.flatnonzero(is_it)[0]) for is_it in found]
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint_and_names_step_positions_and_trajectories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Features that blow up at one step: after 24 good ones, of which each fourth was kept."""
+    """Features that blow up at one step, for each fifth row: after 24 good ones, of which each fourth was kept."""
     (tmp_path / "burst.py").write_text(
-        "calls = 0\ndef of(x):\n    global calls\n    calls += 1\n"
-        "    return x / 0 if calls > 48 else x\n"  # twice a step
+        "import torch\ncalls = 0\ndef of(x):\n    global calls\n    calls += 1\n    weight = torch.ones(len(x), 1)\n"
+        "    weight[4::5] = float('inf') if calls > 48 else 1.0\n    return weight * x\n"  # twice a step
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     request = generator_request(tmp_path, steps=40)
     request = replace(request, generator=replace(request.generator, features="burst:of"))
     with pytest.raises(FloatingPointError) as caught:
         train_characteristics(request, alone())
-    places = "in the batches from epoch 2, position 1344 to epoch 2, position 1600"  # of 4 visits to 600 rows
-    assert str(caught.value).startswith(f"generator loss is not finite at step 25, {places}; lower")
+    places = "in the batch from epoch 2, position 1344 to epoch 2, position 1600"  # of 4 visits to 600 rows
+    found = re.fullmatch(
+        rf"generator loss is not finite at step 25, {places}, for trajectories (.*) and (\d+) more; lower .*",
+        str(caught.value),
+    )
+    assert found is not None
+    rows = sorted(set(rows_of_batch(request, 24)[4::5]))
+    assert found[1] == ", ".join(map(str, rows[:3]))
+    assert int(found[2]) == len(rows) - 3
     assert CheckpointFolder(request.place.checkpoints).steps()[-1] == 24
     assert not has_model(request.place.folder)
 

@@ -28,14 +28,14 @@ def rows(count: int) -> Batch:
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 10, 64])
-def test_parts_have_the_loss_and_the_gradient_of_the_whole(size: int) -> None:
+def test_parts_have_the_losses_and_the_gradient_of_the_whole(size: int) -> None:
     torch.manual_seed(0)
     model, seen = nn.Linear(3, 3).double(), []
 
     def loss(batch: Batch) -> Tensor:
         seen.append(len(batch.x))
         assert (batch.label, batch.name) == (None, "kept")
-        return torch.as_tensor((model(batch.x) ** 4).mean())
+        return torch.as_tensor((model(batch.x) ** 4).mean(1))
 
     whole = backward(loss, rows(10))
     assert not whole.requires_grad
@@ -46,6 +46,7 @@ def test_parts_have_the_loss_and_the_gradient_of_the_whole(size: int) -> None:
     assert seen[0] == 10
     assert max(seen[1:]) == min(size, 10)
     assert sum(seen[1:]) == 10
+    assert whole.shape == (10,)
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
     torch.testing.assert_close(model.weight.grad, gradient, rtol=1e-12, atol=1e-15)
 
@@ -53,7 +54,7 @@ def test_parts_have_the_loss_and_the_gradient_of_the_whole(size: int) -> None:
 def test_gradients_add_to_what_is_there() -> None:
     weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     for _ in range(2):
-        backward(lambda batch: (batch.x @ weight).mean(), rows(6), rows=4)
+        backward(lambda batch: batch.x @ weight, rows(6), rows=4)
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, 2 * rows(6).x.mean(0))
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from storage.errors import InputError
 from storage.models import read_model
 from tasks.executor import ray_session
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
@@ -24,7 +26,8 @@ from tasks.specs import (
     VelocitySpec,
 )
 from tasks.train_generator import GeneratorRequest, train_characteristics
-from tasks.training.ddp import UNUSED_CALLBACKS, run_distributed, seats
+from tasks.training.ddp import UNUSED_CALLBACKS, _telling, run_distributed, seats
+from tasks.training.failure import GradientError, LossError
 from tasks.training.fit import is_published
 from tasks.training.group import Group
 from tests.local import on_disk
@@ -113,7 +116,10 @@ def complain(request: VelocityRequest, group: Group) -> None:
     tries.parent.mkdir(exist_ok=True)
     with tries.open("a") as file:
         file.write(".")
-    raise FloatingPointError(f"rank {group.rank} of {group.world} cannot go on")
+    if group.rank == 0:
+        raise GradientError("that of rank 1, perhaps")
+    time.sleep(0.4)  # the first worker's error would be seen by then
+    raise LossError(f"rank {group.rank} of {group.world} cannot go on")
 
 
 def check_mean(both: Both, group: Group) -> None:
@@ -150,10 +156,20 @@ def test_trainings_that_lost_a_worker_end_with_the_same_weights(tmp_path: Path) 
 
 
 def test_a_workers_error_arrives_as_it_was_raised_and_at_once_where_it_would_come_again(tmp_path: Path) -> None:
-    request = request_of(tmp_path, workers=1)
-    with pytest.raises(FloatingPointError, match="rank 0 of 1 cannot go on"):
-        run_distributed(complain, request, workers=1, place=request.place, steps=30, progress=silent)
-    assert (on_disk(request.place.folder) / "tries").read_text() == "."
+    """Of two workers' the one that says more, though it comes later."""
+    request = request_of(tmp_path, workers=2)
+    with pytest.raises(LossError, match="rank 1 of 2 cannot go on"):
+        run_distributed(complain, request, workers=2, place=request.place, steps=30, progress=silent)
+    assert (on_disk(request.place.folder) / "tries").read_text() == ".."
+
+
+def test_of_several_workers_errors_the_one_that_knows_most_is_told() -> None:
+    lost, other, gradient = RuntimeError("connection closed"), InputError("no room"), GradientError("of mine no row")
+    loss = LossError("of my rows 3")
+    assert _telling([lost, gradient, loss, other]) is loss
+    assert _telling([lost, gradient]) is gradient
+    assert _telling([lost, other]) is other
+    assert _telling([lost, RuntimeError("another")]) is lost
 
 
 def test_workers_that_would_cut_a_batch_unevenly_sit_out() -> None:

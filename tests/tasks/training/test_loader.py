@@ -12,7 +12,7 @@ from storage.chunks import ChunkGrid, even_shards
 from storage.data import DataStore, Labels, Values, ingest_dataset
 from storage.errors import InputError
 from tasks.training.group import Group, alone
-from tasks.training.loader import Draw, MatchingBatch, matching_batches, require_divisible, stream_grid
+from tasks.training.loader import Draw, MatchingBatch, matching_batches, matching_rows, require_divisible, stream_grid
 
 
 class Counted:
@@ -83,6 +83,15 @@ def test_a_stream_begun_at_any_step_gives_the_same_rest(tmp_path: Path, step: in
     for a, b in zip(whole[step:], later, strict=True):
         for name in ("t", "x0", "x1", "weight", "label"):
             assert torch.equal(getattr(a, name), getattr(b, name))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_rows_of_a_batch_are_a_function_of_the_step(tmp_path: Path, world: int) -> None:
+    store, spec = store_of(tmp_path, rows=50), draw()
+    for rank in range(world):
+        for step, batch in enumerate(some(store, spec, steps=14, group=member(rank, world))):
+            rows = matching_rows(store, spec, step=step, group=member(rank, world))
+            assert rows.tolist() == batch.x1[:, 0].tolist()
 
 
 def test_every_epoch_of_a_stream_visits_each_of_its_rows_once_in_another_order(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from storage.checkpoints import Checkpoint
 from tasks.specs import OptimiserSpec
 from tasks.training.backward import backward
 from tasks.training.checkpoint import restore, to_checkpoint, weights_from_bytes, weights_to_bytes
+from tasks.training.failure import GradientError, LossError, Numbering
 from tasks.training.loop import MisfitError, TrainingState, begin, learning_rate, train
 
 SPEC = OptimiserSpec(
@@ -27,6 +29,9 @@ SPEC = OptimiserSpec(
 )
 
 
+NUMBERING = Numbering(what="rows", at=lambda behind, _: np.arange(16) + 100 * behind)
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 3))
@@ -38,12 +43,17 @@ def batches(step: int) -> Iterator[Tensor]:
         step += 1
 
 
+def errors(model: nn.Module, batch: Tensor, target: Tensor) -> Tensor:
+    """Give the mean square error of each row, ``[batch]``."""
+    return torch.as_tensor((model(batch) - target).square().mean(1))
+
+
 def run(state: TrainingState, spec: OptimiserSpec, *, every: int = 10) -> tuple[list[dict[str, float]], list[int]]:
     logs: list[dict[str, float]] = []
     kept: list[int] = []
 
     def loss(batch: Tensor) -> Tensor:
-        return nn.functional.mse_loss(state.model(batch), 2 * batch)
+        return errors(state.model, batch, 2 * batch)
 
     train(
         state,
@@ -52,6 +62,7 @@ def run(state: TrainingState, spec: OptimiserSpec, *, every: int = 10) -> tuple[
         spec,
         average=lambda _: None,
         place=lambda: {"position": 7},
+        numbering=NUMBERING,
         log=logs.append,
         checkpoint=lambda s: kept.append(s.step),
         every=every,
@@ -110,7 +121,7 @@ def _stop_at(state: TrainingState, step: int) -> Checkpoint:
     found: list[Checkpoint] = []
 
     def loss(batch: Tensor) -> Tensor:
-        return nn.functional.mse_loss(state.model(batch), 2 * batch)
+        return errors(state.model, batch, 2 * batch)
 
     def checkpoint(reached: TrainingState) -> None:
         if reached.step == step:
@@ -125,6 +136,7 @@ def _stop_at(state: TrainingState, step: int) -> Checkpoint:
             SPEC,
             average=lambda _: None,
             place=dict,
+            numbering=NUMBERING,
             log=lambda _: None,
             checkpoint=checkpoint,
             every=1,
@@ -132,41 +144,36 @@ def _stop_at(state: TrainingState, step: int) -> Checkpoint:
     return found[0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step() -> None:
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_step_and_rows() -> None:
     state = begin(network(), SPEC)
 
     def loss(batch: Tensor) -> Tensor:
-        value = nn.functional.mse_loss(state.model(batch), batch)
-        return value * float("nan") if state.step == 3 else value
+        losses = errors(state.model, batch, batch)
+        return losses * torch.where(torch.arange(16) % 3 == 2, torch.nan, 1.0) if state.step == 3 else losses
 
-    with pytest.raises(FloatingPointError, match=r"velocity loss is not finite at step 4.*learning_rate \(0\.01\)"):
-        train(
-            state,
-            batches(0),
-            partial(backward, loss),
-            SPEC,
-            average=lambda _: None,
-            place=dict,
-            log=lambda _: None,
-            checkpoint=lambda _: None,
-            every=10,
-        )
+    words = r"velocity loss is not finite at step 4, for rows 302, 305, 308 and 2 more; .*learning_rate \(0\.01\)"
+    with pytest.raises(LossError, match=words):
+        train_with(state, loss, every=10)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_training_as_well() -> None:
     state = begin(network(), SPEC)
+    seen: list[Tensor] = []
 
     def loss(batch: Tensor) -> Tensor:
-        value = nn.functional.mse_loss(state.model(batch), batch)
-        return value + (0 * value).sqrt() if state.step == 3 else value  # the root of 0 has an infinite slope
+        losses = errors(state.model, batch, batch)
+        seen.append(losses.detach())
+        return losses + (0 * losses).sqrt() if state.step == 3 else losses  # the root of 0 has an infinite slope
 
-    with pytest.raises(FloatingPointError, match="not finite at step 4"):
+    with pytest.raises(GradientError) as caught:
         train_with(state, loss, every=10)
+    largest = ", ".join(str(300 + int(row)) for row in torch.argsort(seen[-1], descending=True)[:3])
+    assert f"gradient is not finite at step 4, where rows {largest} have the largest losses; " in str(caught.value)
 
 
 @pytest.mark.parametrize("is_far", [False, True])
-def test_the_batches_in_question_are_named_by_their_places(is_far: bool) -> None:
-    """On a CPU the one batch; on a GPU, which is looked at now and then, all since it was last looked at."""
+def test_the_batch_in_question_is_named_by_its_places(is_far: bool) -> None:
+    """On a GPU, which is looked at now and then, too: those of the first batch that was bad."""
     state = begin(network(), SPEC)
     place = {"epoch": 0, "position": 0}
 
@@ -176,9 +183,9 @@ def test_the_batches_in_question_are_named_by_their_places(is_far: bool) -> None
             yield batch
 
     def loss(batch: Tensor) -> Tensor:
-        value = nn.functional.mse_loss(state.model(batch), batch)
-        value = value * float("nan") if state.step == 13 else value
-        return value.as_subclass(_Far) if is_far else value
+        losses = errors(state.model, batch, batch)
+        losses = losses * float("nan") if state.step == 13 else losses
+        return losses.as_subclass(_Far) if is_far else losses
 
     with pytest.raises(FloatingPointError) as caught:
         train(
@@ -188,13 +195,13 @@ def test_the_batches_in_question_are_named_by_their_places(is_far: bool) -> None
             SPEC,
             average=lambda _: None,
             place=lambda: dict(place),
+            numbering=NUMBERING,
             log=lambda _: None,
             checkpoint=lambda _: None,
             every=10,
         )
-    step, first, last = (20, 160, 320) if is_far else (14, 208, 224)
-    places = f"in the batches from epoch 0, position {first} to epoch 0, position {last}; lower velocity.learning_rate"
-    assert f"velocity loss is not finite at step {step}, {places}" in str(caught.value)
+    places = "in the batch from epoch 0, position 208 to epoch 0, position 224, for rows 1300, 1301, 1302 and 13 more"
+    assert f"velocity loss is not finite at step 14, {places}; lower velocity.learning_rate" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -229,14 +236,17 @@ class _Far(Tensor):
 def test_a_gpu_is_looked_at_before_a_checkpoint_not_each_step() -> None:
     state = begin(network(), SPEC)
     kept: list[int] = []
+    begun: list[int] = []
 
     def loss(batch: Tensor) -> Tensor:
-        value = nn.functional.mse_loss(state.model(batch), batch)
-        return (value * float("nan") if state.step == 13 else value).as_subclass(_Far)
+        losses = errors(state.model, batch, batch)
+        begun.append(state.step)
+        return (losses * float("nan") if state.step == 13 else losses).as_subclass(_Far)
 
-    with pytest.raises(FloatingPointError, match="not finite at step 20"):
+    with pytest.raises(FloatingPointError, match="not finite at step 14"):
         train_with(state, loss, every=10, kept=kept)
     assert kept == [10]
+    assert begun[-1] == 19  # so it went on until then
 
 
 def train_with(
@@ -249,6 +259,7 @@ def train_with(
         SPEC,
         average=lambda _: None,
         place=dict,
+        numbering=NUMBERING,
         log=lambda _: None,
         checkpoint=lambda s: None if kept is None else kept.append(s.step),
         every=every,
