@@ -19,6 +19,7 @@ from tasks.executor import SerialExecutor
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
+from tasks.sample import sample_labels, sample_rows
 from tasks.specs import (
     DatasetSpec,
     EvaluationSpec,
@@ -213,7 +214,13 @@ def test_images_are_measured_on_stored_rows_without_ever_being_read_whole(
     summary = evaluate(request, progress=silent)
     page = told(request, summary)
     assert "on stored rows with fresh noise" in page
-    assert {"frechet_pixel", "velocity_loss", "lipschitz"} <= summary.metrics.keys()
+    assert {"frechet_pixel", "gaussian_w2", "velocity_loss", "lipschitz"} <= summary.metrics.keys()
+    detail = summary.metrics_detail["frechet_pixel"]
+    assert (detail["n"], detail["n_reference"]) == (300, 300)
+    assert summary.metrics_detail["frechet_pixel_floor"]["n"] == 150
+    for name in ("samples", "evaluations", "neighbours", "characteristics"):
+        assert f'id="figure-{name}"' in page
+        assert (request.report / f"{name}.png").is_file()
     assert not {"velocity_floor", "velocity_error"} & summary.metrics.keys()
 
 
@@ -221,4 +228,14 @@ def test_classes_are_followed(tmp_path: Path) -> None:
     label = np.arange(200) % 2
     x = 4.0 * label[:, None] + np.random.default_rng(0).standard_normal((200, 2))
     request = road(tmp_path, npz(tmp_path / "in", x, label), network(conditional=True))
-    told(request, evaluate(request, progress=silent))
+    summary = evaluate(request, progress=silent)
+    page = told(request, summary)
+    assert "1-nearest-neighbour classifier, in pixel space for images" in page
+    stored, data = load_generator(request.generator.folder), DataStore(request.data)
+    samples = sample_rows(stored, data.standardisation, start=0, stop=180, steps=1, seed=0)
+    asked = sample_labels(stored, start=0, stop=180, seed=0, label=None)
+    assert asked is not None
+    nearest = label[np.linalg.norm(samples[:, None] - x, axis=2).argmin(1)]
+    assert summary.metrics["class_agreement"] == (nearest == asked.numpy()).mean()
+    assert summary.metrics["class_balance"] == pytest.approx(abs(nearest.mean() - 0.5))
+    assert summary.metrics_detail["class_balance"]["n"] == 180
