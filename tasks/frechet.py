@@ -172,13 +172,10 @@ class _Floor:
     def words(self) -> str:
         """What is compared with what."""
         half = self._held.moments.n
-        halves = (
-            f"a random half of the data, {half:,} rows, to the other, {self._rows - half:,}; a generator may score "
-            "less, for it is measured with more points"
-        )
+        halves = f"half of the data to the other ({half:,} and {self._rows - half:,} rows), high for its fewer points"
         return (
-            f"Frechet distance (a squared gaussian_w2) of {self.space.words}, to all {self._rows:,} rows of the data; "
-            f"the floor is that of {self._source.words if self._source else halves}"
+            f"Frechet distance (a squared gaussian_w2) of {self.space.words}, to all {self._rows:,} rows; floor: "
+            f"{self._source.words if self._source else halves}"
         )
 
     def take(self, block: Floats) -> None:

@@ -166,9 +166,8 @@ _ABOUT = {
     "sliced_w2": f"2-Wasserstein distance over {PROJECTIONS} random directions",
     "sinkhorn": "root of the debiased Sinkhorn divergence",
     "gaussian_w2": "2-Wasserstein distance of the Gaussians fitted to both sides, a lower bound of w2 of the laws",
-    "class_balance": "total variation between the classes' shares among samples and in the data, a sample's class "
-    "being that of the nearest training point (a 1-nearest-neighbour classifier, in pixel space for images, with its "
-    "errors); the floor is what as many exact draws have on average",
+    "class_balance": "total variation of the classes' shares, samples to data, by a 1-nearest-neighbour classifier (in "
+    "pixel space, with its errors); floor: the mean of as many exact draws",
     "class_agreement": "samples to which the same classifier gives the class that was asked for",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^−d",
     "budget.fit": "one-step map against the solver's end states from the same noise, root mean square, in data units",

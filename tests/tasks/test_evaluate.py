@@ -230,7 +230,7 @@ def test_classes_are_followed(tmp_path: Path) -> None:
     request = road(tmp_path, npz(tmp_path / "in", x, label), network(conditional=True))
     summary = evaluate(request, progress=silent)
     page = told(request, summary)
-    assert "1-nearest-neighbour classifier, in pixel space for images" in page
+    assert "1-nearest-neighbour classifier (in pixel space" in page
     stored, data = load_generator(request.generator.folder), DataStore(request.data)
     samples = sample_rows(stored, data.standardisation, start=0, stop=180, steps=1, seed=0)
     asked = sample_labels(stored, start=0, stop=180, seed=0, label=None)

@@ -74,8 +74,8 @@ def test_pixels_lie_in_the_unit_interval_samples_have_8_bits_and_the_test_split_
     assert (found.distance.name, found.distance.n, found.distance.n_reference) == ("frechet_pixel", 120, ROWS)
     assert (found.floor.name, found.floor.n, found.floor.n_reference) == ("frechet_pixel_floor", TEST_ROWS, ROWS)
     words = scores.about["frechet_pixel"]
-    assert "pixels in [0, 1], samples rounded to 8 bits, to all 150 rows" in words
-    assert words.endswith("the floor is that of the 60 rows of the test split")
+    assert "pixels in [0, 1], samples rounded to 8 bits, to all 150 rows; floor" in words
+    assert words.endswith("floor: the 60 rows of the test split")
 
 
 def test_streamed_and_at_once_are_the_same_to_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +109,8 @@ def test_without_another_split_the_floor_is_that_of_two_halves_which_make_up_the
     assert (found.floor.n, found.floor.n_reference, found.distance.n_reference) == (75, 75, ROWS)
     levels = np.clip(np.rint((samples(data, 120) + 1) * 127.5), 0, 255) / 255
     assert found.distance.value == pytest.approx(frechet_of_points(levels, train), rel=1e-6)
-    assert (
-        "a random half of the data, 75 rows, to the other, 75; a generator may score less"
-        in scores.about["frechet_pixel"]
-    )
+    words = scores.about["frechet_pixel"]
+    assert words.endswith("floor: half of the data to the other (75 and 75 rows), high for its fewer points")
 
 
 def test_more_samples_than_rows_are_not_drawn(tmp_path: Path) -> None:
@@ -150,10 +148,7 @@ def test_features_see_what_pixels_see_in_data_units_and_drawn_targets_have_fresh
         [data.standardisation.to_data(data.read(data.shards.chunk(k))) for k in range(data.shards.count)]
     )
     assert found.measured[0].floor.value == pytest.approx(frechet_of_points(fresh**2, rows**2), rel=1e-5)
-    assert (
-        "the features mine:net, to all 400 rows of the data; the floor is that of 120 fresh draws"
-        in (found.about["frechet_features"])
-    )
+    assert "the features mine:net, to all 400 rows; floor: 120 fresh draws" in (found.about["frechet_features"])
 
 
 def test_vectors_without_features_have_no_frechet_distance(tmp_path: Path) -> None:
