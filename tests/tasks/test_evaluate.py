@@ -138,6 +138,7 @@ def told(request: EvaluateRequest, summary: EvaluateSummary) -> str:
     assert sum(row["is_used"] for row in kept["storage"]["rows"]) == 1
     assert kept["storage"]["trajectories"] == 200
     page = (request.report / summary.page).read_text()
+    assert len(page) < 10**7
     assert kept["storage"]["advice"] in html.unescape(page)
     assert all(name in page for name in summary.metrics if not name.endswith("_floor"))
     return page
