@@ -80,32 +80,35 @@ def gather(
         count: trajectories that are used.
         seed: of the samples' noise.
     """
-    shown, is_image = shown_points(data.dim), image_shape(data.dim) is not None
-    columns = shown_images(data.dim, most=_SHOWN_COLUMNS, of=1 + NEAREST)
-    columns = min(columns, len(compared.samples))
+    shown = shown_points(data.dim)
     return Shown(
         data=_rows(data, shown),
         samples=np.concatenate([each[:shown] for each in samples])[:shown],
         states=to_data(data, store.read_rows(0, min(shown_paths(data.dim), count))),
         times=np.asarray(store.plan.times),
-        evaluations=_by_evaluations(data, store, stored, velocity=velocity, seed=seed)
-        if is_image or data.dim == (2,)
-        else {},
-        neighbours=dict(
-            zip(_NEAREST_WORDS, [compared.samples[:columns], *compared.nearest(data, count=columns)], strict=False)
-        )
-        if is_image
-        else {},
+        evaluations=_by_evaluations(data, store, stored, velocity=velocity, seed=seed),
+        neighbours=_with_neighbours(compared, data),
     )
+
+
+def _with_neighbours(compared: Compared, data: DataStore) -> dict[str, Floats]:
+    """Give samples and their nearest training points, as many as fit; none but images."""
+    if image_shape(data.dim) is None:
+        return {}
+    count = min(shown_images(data.dim, most=_SHOWN_COLUMNS, of=1 + NEAREST), len(compared.samples))
+    rows = [compared.samples[:count], *compared.nearest(data, count=count)]
+    return dict(zip(_NEAREST_WORDS, rows, strict=False))
 
 
 def _by_evaluations(
     data: DataStore, store: TrajectoryStore, stored: StoredGenerator, *, velocity: Location, seed: int
 ) -> dict[str, Floats]:
     """Give samples of one noise by the number of evaluations, data before and the solver's end states after them."""
-    count = _PANEL_POINTS
-    if image_shape(data.dim):
-        count = shown_images(data.dim, most=_SHOWN_COLUMNS, of=len(EVALUATIONS) + 2)
+    is_image = image_shape(data.dim) is not None
+    if not (is_image or data.dim == (2,)):
+        return {}
+    most = shown_images(data.dim, most=_SHOWN_COLUMNS, of=len(EVALUATIONS) + 2)
+    count = most if is_image else _PANEL_POINTS
     found = {"data": _rows(data, count)}
     for steps in EVALUATIONS:
         if steps < len(stored.times):

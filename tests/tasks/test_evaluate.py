@@ -17,6 +17,7 @@ from storage.trajectories import TrajectoryStore
 from tasks.evaluate import EvaluateRequest, EvaluateSummary, _fit_errors, _require_same_path, evaluate
 from tasks.executor import SerialExecutor
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity, train_velocity
+from tasks.gallery import _by_evaluations
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.sample import sample_labels, sample_rows
@@ -162,6 +163,12 @@ def test_a_drawn_target_with_its_exact_velocity(tmp_path: Path) -> None:
     scale = 2**0.5 * summary.metrics["fit_error"]
     assert 0.5 * 0.9 * scale < summary.metrics["budget.fit"] < 2 * 1.1 * scale
     assert "a coordinate, in standardised units" in page
+    data, store = DataStore(request.data), TrajectoryStore.open(request.store)
+    stored = load_generator(request.generator.folder)
+    shown = _by_evaluations(data, store, stored, velocity=request.velocity.folder, seed=0)
+    assert list(shown) == ["data", "1 evaluation", "2 evaluations", "5 evaluations", "solver, 6 steps"]
+    gaps = shown["1 evaluation"][:60] - shown["solver, 6 steps"][:60]  # of the noise that the fit is measured with
+    assert np.sqrt((gaps**2).sum(1).mean()) == pytest.approx(summary.metrics["budget.fit"], rel=1e-4)
     assert evaluate(request, progress=silent).metrics == summary.metrics
 
 
