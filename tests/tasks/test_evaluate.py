@@ -212,6 +212,7 @@ def test_images_are_measured_on_stored_rows_without_ever_being_read_whole(
 ) -> None:
     x = np.random.default_rng(0).standard_normal((300, 1, 8, 8))
     request = road(tmp_path, npz(tmp_path / "in", x), network())
+    request = replace(request, evaluation=replace(request.evaluation, features="torch:abs"))
     read = DataStore.read
 
     def small(self: DataStore, shard: Shard) -> Values:
@@ -222,7 +223,8 @@ def test_images_are_measured_on_stored_rows_without_ever_being_read_whole(
     summary = evaluate(request, progress=silent)
     page = told(request, summary)
     assert "on stored rows with fresh noise" in page
-    assert {"frechet_pixel", "gaussian_w2", "velocity_loss", "lipschitz"} <= summary.metrics.keys()
+    assert {"frechet_pixel", "frechet_features", "gaussian_w2", "velocity_loss", "lipschitz"} <= summary.metrics.keys()
+    assert "evaluation.features</dt><dd>torch:abs" in page
     detail = summary.metrics_detail["frechet_pixel"]
     assert (detail["n"], detail["n_reference"]) == (300, 300)
     assert summary.metrics_detail["frechet_pixel_floor"]["n"] == 150
