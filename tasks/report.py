@@ -168,7 +168,7 @@ _ABOUT = {
     "gaussian_w2": "2-Wasserstein distance of the Gaussians fitted to both sides, a lower bound of w2 of the laws",
     "class_balance": "total variation of the classes' shares, samples to data, by a 1-nearest-neighbour classifier (in "
     "pixel space, with its errors); floor: the mean of as many exact draws",
-    "class_agreement": "samples to which the same classifier gives the class that was asked for",
+    "class_agreement": "samples to which a 1-nearest-neighbour classifier in pixel space gives the class asked for",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^−d",
     "budget.fit": "one-step map against the solver's end states from the same noise, root mean square, in data units",
     "fit_error": "the same a coordinate, in standardised units",
