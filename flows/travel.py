@@ -61,6 +61,10 @@ def take_steps(run: Run, cluster: Cluster) -> None:
         from tasks.train_generator import require_importable  # imports torch, which is not needed here otherwise
 
         require_importable(run.config.generator.features)
+    if run.config.evaluation.features and "evaluate" in run.pending:
+        from tasks.evaluate import require_features  # likewise
+
+        require_features(run.config.evaluation)
     executor = cluster.executor(run)
     halted = threading.Event()
     beside = _beside(run, executor, halted=halted)

@@ -8,6 +8,7 @@ from typing import Any
 from flows.config import dump_config
 from flows.progress import ProgressFile, current_listener
 from flows.runs import Run, versions
+from storage.catalog import StageRecord
 from tasks.executor import Executor
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
@@ -50,7 +51,16 @@ def _ingest(run: Run, _: Executor, progress: Progress) -> Any:
     return ingest(run.config.dataset, seed=run.config.seed, path=run.paths.data, progress=progress)
 
 
+def _require_measurable(run: Run) -> None:
+    """Refuse what could not be measured after a training, before it."""
+    if "evaluate" in run.pending:
+        from tasks.evaluate import require_measurable  # takes seconds to import, which it would later
+
+        require_measurable(run.config.evaluation, run.config.dataset, run.holder("ingest").data)
+
+
 def _fit_velocity(run: Run, executor: Executor, progress: Progress) -> Any:
+    _require_measurable(run)
     request = VelocityRequest(
         velocity=run.config.velocity,
         interpolant=run.config.interpolant,
@@ -90,6 +100,7 @@ def generator_place(run: Run) -> TrainingPlace:
 
 
 def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
+    _require_measurable(run)
     trajectories = integrate_request(run)
     if run.simulation is not None:
         open_planned(trajectories)  # perhaps before the simulation does
@@ -153,4 +164,11 @@ def _facts(run: Run) -> ReportFacts:
         is_reused={step: step not in run.made for step in done},
         orchestration=dict(run.timings),
         lineage={step: (stage.key, stage.holder) for step, stage in done.items()},
+        simulated=_simulated(done),
     )
+
+
+def _simulated(done: Mapping[str, StageRecord]) -> int:
+    """Give how many trajectories the seconds of integrate are of: those whose chunks were not there before."""
+    found = done["integrate"].summary if "integrate" in done else {}
+    return round(found["count"] * found["simulated"] / found["chunks"]) if found.get("chunks") else 0

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from storage.specs import SourceSpec
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _IDX_PREFIXES = {"train": "train", "test": "t10k"}
+_SPLIT_KINDS = ("idx", "parquet")  # whose folders hold files of each
 _SETTLED_SECONDS = 2.0  # clocks of file systems are coarse: a file as young as that may change and keep its time
 
 
@@ -68,6 +69,18 @@ def source_files(spec: SourceSpec) -> tuple[Path, ...]:
         case "zarr":
             return _all_files(path)
     return ()
+
+
+def other_split(spec: SourceSpec) -> SourceSpec | None:
+    """Give the split of a dataset's folder that the specification leaves out; None where it has no files there."""
+    if spec.kind not in _SPLIT_KINDS or not Path(spec.path).is_dir():
+        return None
+    other = replace(spec, split="test" if spec.split == "train" else "train")
+    try:
+        source_files(other)
+    except InputError:
+        return None
+    return other
 
 
 def npz_file(path: Path) -> Path:

@@ -30,3 +30,8 @@ def as_tuple(value: float | tuple[float, ...], *, dim: int = 1) -> tuple[float, 
 def shown(value: float | tuple[float, ...]) -> str:
     """Give a number or a list of numbers as a person would write it."""
     return f"[{', '.join(f'{v:g}' for v in value)}]" if isinstance(value, tuple) else f"{value:g}"
+
+
+def require_attribute(key: str, value: str) -> None:
+    """Raise ``ValueError`` unless the value is empty or reads ``module:attribute``."""
+    require(value == "" or all(value.partition(":")), f"{key} must be module:attribute, got {value!r}")

@@ -2,65 +2,48 @@
 
 The floor of a distance is its value between two fresh samples of the target of the same size: what a perfect generator
 would score. Where the target can be drawn from, data are fresh draws; otherwise they are random disjoint halves of the
-dataset, anew for each repetition.
+dataset, anew for each repetition. Frechet distances are of more samples, to all data (frechet.py).
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
-from storage.chunks import Shard
 from storage.data import DataStore
 from storage.errors import InputError
 from storage.export import write_report
 from storage.models import read_model
 from storage.paths import Location
 from storage.trajectories import Floats, TrajectoryStore
-from tasks.evaluation.comparison import Comparison, Measured, all_pairs, held, measure, split_pairs
+from tasks.distances import draw_sets, measure_sets
 from tasks.evaluation.distance import Distance
-from tasks.evaluation.frechet import frechet_of_points
-from tasks.evaluation.memorisation import memorised_fraction
 from tasks.evaluation.report import render
-from tasks.evaluation.sinkhorn import sinkhorn
-from tasks.evaluation.sliced import sliced_wasserstein
-from tasks.evaluation.wasserstein import wasserstein
+from tasks.features import LawFeatures, load_law_features
 from tasks.fit_velocity import load_velocity
+from tasks.frechet import measure_frechet, require_enough
+from tasks.gallery import gather
 from tasks.measures import block_rows, held_out, measure_lipschitz, measure_velocity, root_mean_square
-from tasks.report import (
-    PROJECTIONS,
-    SINKHORN_POINTS,
-    about_velocity,
-    compose,
-    draw_figures,
-    shown_paths,
-    shown_points,
-)
-from tasks.rows import Indices, RowReader
-from tasks.sample import image_shape, sample_labels, sample_rows
+from tasks.neighbours import compare_with_data, measure_agreement, measure_balance, measure_memorised
+from tasks.report import about_velocity, compose, draw_figures, step_details
+from tasks.sample import sample_labels
 from tasks.simulation import given_labels
-from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
+from tasks.specs import DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
 from tasks.storage_choices import measure_storage
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.device import local_device
 from tasks.training.fitting import labelled
 from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
-from tasks.transport.noise import FRESH_DATA, SAMPLES, standard_normal
+from tasks.transport.noise import SAMPLES, standard_normal
 from tasks.transport.solver import solve
-from tasks.transport.synthetic import draw
 
 logger = logging.getLogger(__name__)
-
-_COMPARED_POINTS = 4000  # samples whose nearest training points are sought, fewer for many dimensions
-_COMPARED_VALUES = 2**22  # coordinates of them, at most
-_BLOCK_VALUES = 2**20  # coordinates of the training points that they are compared with at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,31 +71,37 @@ class EvaluateSummary:
     page: str  # name of the report's page inside its folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sets:
-    """What is compared."""
-
-    samples: list[Floats]  # one-step samples in data units, a set a repetition
-    comparison: Comparison
-
-
 def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary:
     """Measure the one-step law and the velocity behind it, and write the report.
 
-    No more than the sets of samples, one pair of sets and a block of data are in memory at once.
+    No more than the sets of samples, one pair of sets, a block of data and the covariances of three sides are in memory
+    at once.
 
     Raises:
-        InputError: there is no finished generator, the trajectories are not those that it was fitted to, or a GPU was
-            asked for and there is none.
+        InputError: there is no finished generator, the trajectories are not those that it was fitted to, a GPU was
+            asked for and there is none, or :func:`require_measurable` refuses.
     """
     began = time.monotonic()
-    data = DataStore(request.data)
+    spec, data = request.evaluation, DataStore(request.data)
+    features = require_measurable(spec, request.dataset, request.data, device=request.device)
     stored = load_generator(request.generator.folder)
     store = TrajectoryStore.open(request.store)
     _require_same_path(stored, store)
-    sets = _sets(request, data, stored)
-    measured = _measure(sets.comparison, dim=data.dim, seed=request.evaluation.seed, progress=progress)
-    others = [_memorised(sets.samples, data), *_fit_errors(request, data, store, stored)]
+    sets = draw_sets(spec, request.dataset, data, stored)
+    compared = compare_with_data(sets.samples, data)
+    scores = measure_frechet(
+        spec,
+        request.dataset,
+        data,
+        stored,
+        first=sets.samples,
+        features=features,
+        told=lambda done, total: progress(done, total, "points, Frechet distances"),
+    )
+    measured = measure_sets(sets.comparison, seed=spec.seed, progress=progress)
+    measured += [*scores.measured, *measure_balance(compared, data)]
+    others = [measure_memorised(compared), *_fit_errors(request, data, store, stored)]
+    others += measure_agreement(compared, data, stored, seed=spec.seed)
     velocity, about = _velocity(request, data, store)
     storage = measure_storage(
         store.plan,
@@ -123,24 +112,30 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     )
     rows = [row for m in measured for row in (m.distance, m.floor)]
     metrics, detail = _tabulate([*rows, measured[0].ratio, *others, *velocity])
-    paths = store.read_rows(0, min(shown_paths(data.dim), request.count))
-    shown = shown_points(data.dim)
+    shown = gather(
+        data,
+        store,
+        stored,
+        samples=sets.samples,
+        compared=compared,
+        velocity=request.velocity.folder,
+        count=request.count,
+        seed=spec.seed,
+    )
     figures = draw_figures(
-        data=_to_data(data, data.read(Shard(0, min(shown, data.rows)))),
-        samples=np.concatenate([each[:shown] for each in sets.samples])[:shown],
-        states=np.asarray(data.standardisation.to_data(paths)),
-        times=np.asarray(store.plan.times),
-        journals={"velocity": request.velocity.journal, "generator": request.generator.journal},
+        shown, journals={"velocity": request.velocity.journal, "generator": request.generator.journal}
     )
     content = compose(
         request.facts,
         measured=measured,
         others=others,
         velocity=velocity,
-        about=about,
+        about=about | scores.about,
         storage=storage,
         figures=figures,
-        references={"data.zarr": data.digest, "velocity": store.plan.velocity, "generator": stored.digest},
+        references={"data.zarr": data.digest, "velocity": store.plan.velocity, "generator": stored.digest}
+        | _references(features),
+        details=step_details(request.facts, _sizes(request, data, store)),
         seconds=time.monotonic() - began,
     )
     write_report(
@@ -152,68 +147,45 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     return EvaluateSummary(metrics=metrics, metrics_detail=detail, page="index.html")
 
 
-def _sets(request: EvaluateRequest, data: DataStore, stored: StoredGenerator) -> _Sets:
-    """Give sets of one size: fresh draws in all pairs, or random disjoint halves of the dataset, split by split."""
-    spec = request.evaluation
-    is_drawn = request.dataset.kind in SYNTHETIC_KINDS
-    size = spec.samples if is_drawn else min(spec.samples, data.rows // 2)
-    ranges = [(k * size, (k + 1) * size) for k in range(spec.repeats)]
-    one_step = partial(sample_rows, stored, data.standardisation, steps=1, seed=spec.seed)
-    samples = [one_step(start=start, stop=stop) for start, stop in ranges]
-    across = [held(x) for x in samples]
-    if is_drawn:
-        target = request.dataset.target()
-        draws = [held(draw(target, start, stop, seed=spec.seed, stream=FRESH_DATA).numpy()) for start, stop in ranges]
-        return _Sets(samples=samples, comparison=all_pairs(across, draws))
-    orders = [np.random.default_rng([spec.seed, k]).permutation(data.rows)[: 2 * size] for k in range(spec.repeats)]
-    halves = [(partial(_take, data, o[:size]), partial(_take, data, o[size:])) for o in orders]
-    return _Sets(samples=samples, comparison=split_pairs(across, halves))
+def require_measurable(
+    spec: EvaluationSpec, dataset: DatasetSpec, data: Location, *, device: str = "cpu"
+) -> LawFeatures | None:
+    """Refuse, before any training, data and features that could not be measured after it; give the features.
+
+    Raises:
+        InputError: the features or their weights cannot be had or do not suit the data, or rows or samples are too few.
+    """
+    features = load_law_features(spec, device=local_device(device)) if spec.features else None
+    require_enough(spec, dataset, DataStore(data), features)
+    return features
 
 
-def _take(data: DataStore, rows: Indices) -> Floats:
-    return _to_data(data, RowReader(data).take(rows))
+def require_features(spec: EvaluationSpec) -> None:
+    """Refuse features that cannot be imported, or whose weights cannot be had; whether they suit the data comes later.
+
+    Raises:
+        InputError: they cannot.
+    """
+    load_law_features(spec)
 
 
-def _to_data(data: DataStore, x: Floats) -> Floats:
-    return np.asarray(data.standardisation.to_data(x))
+def _references(features: LawFeatures | None) -> dict[str, str]:
+    """Give what the features are, for the report."""
+    if features is None:
+        return {}
+    weights = {"evaluation.features_weights": features.digest} if features.digest else {}
+    return {"evaluation.features": features.name} | weights
 
 
-def _measure(comparison: Comparison, *, dim: tuple[int, ...], seed: int, progress: Progress) -> list[Measured]:
-    measures: dict[str, Callable[[Floats, Floats], float]] = {
-        "w2": wasserstein,
-        "sliced_w2": lambda x, y: sliced_wasserstein(x, y, projections=PROJECTIONS, seed=seed),
-        "sinkhorn": sinkhorn,
+def _sizes(request: EvaluateRequest, data: DataStore, store: TrajectoryStore) -> dict[str, int]:
+    """Give the bytes that each step stored; of trajectories as many as the first chunk's make of all."""
+    chunks = -(-request.count // store.plan.chunk_rows)
+    return {
+        "ingest": data.rows * (4 * math.prod(data.dim) + (8 if data.classes else 0)),
+        "fit_velocity": len(read_model(request.velocity.folder).weights),
+        "integrate": chunks * store.ledger.read(0).bytes,
+        "train_generator": len(read_model(request.generator.folder).weights),
     }
-    if image_shape(dim):
-        measures["frechet_pixel"] = frechet_of_points
-    done = 0
-    found = []
-    for name, distance in measures.items():
-
-        def told(name: str = name) -> None:
-            nonlocal done
-            done += 1
-            progress(done, comparison.size * len(measures), f"distances, {name}")
-
-        sets = comparison.first(SINKHORN_POINTS) if name == "sinkhorn" else comparison
-        found.append(measure(name, distance, sets, told=told))
-    return found
-
-
-def _memorised(samples: list[Floats], data: DataStore) -> Distance:
-    """Give the share of samples that sit on a training point, with its binomial standard error."""
-    count = max(1, min(_COMPARED_POINTS, _COMPARED_VALUES // math.prod(data.dim)))
-    compared = np.concatenate([each[:count] for each in samples])[:count]
-    share = memorised_fraction(compared, _data_blocks(data))
-    error = math.sqrt(share * (1 - share) / len(compared))
-    return Distance(name="memorised_fraction", value=share, standard_error=error, n=len(compared))
-
-
-def _data_blocks(data: DataStore) -> Iterator[Floats]:
-    """Give all data in data units, some rows at a time, mapped anew each time, so that no more stay resident."""
-    rows = max(256, min(8192, _BLOCK_VALUES // math.prod(data.dim)))
-    for start in range(0, data.rows, rows):
-        yield _to_data(data, data.view(Shard(start, min(start + rows, data.rows))))
 
 
 def _velocity(
@@ -302,4 +274,7 @@ def _tabulate(rows: list[Distance]) -> tuple[dict[str, float], dict[str, dict[st
     """Give the public metrics and, by the same names, their details."""
     metrics = {row.name: row.value for row in rows}
     detail = {row.name: {"standard_error": row.standard_error, "n": float(row.n)} for row in rows}
+    for row in rows:
+        if row.n_reference is not None:
+            detail[row.name]["n_reference"] = float(row.n_reference)
     return metrics, detail

@@ -4,66 +4,32 @@ from collections.abc import Callable, Mapping, Sequence
 
 from storage.journal import read_journal
 from storage.paths import Location
-from storage.trajectories import Floats
-from tasks.evaluation import plots
+from tasks.distances import PROJECTIONS
+from tasks.evaluation import images, plots
 from tasks.evaluation.choices import StorageTable
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.paper import DARK, LIGHT, Theme
 from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, StepRow
+from tasks.gallery import Shown
 from tasks.sample import image_shape
 from tasks.specs import ReportFacts
 
-PROJECTIONS = 256  # directions of the sliced distance
-SINKHORN_POINTS = 500  # its rounds are many, each quadratic in the points
-_SHOWN_STRIPS = 6
-_SHOWN_IMAGES = 64
+_EVALUATIONS = (
+    "All but the data begin at the same noise. A sample takes so many evaluations of the generator, along evenly "
+    "spaced times; the solver follows the velocity that the trajectories were simulated with."
+)
+_NEIGHBOURS = "The nearest of all training images by the distance of pixels: a copy would look like its nearest."
 
 
-def shown_points(dim: tuple[int, ...]) -> int:
-    """Give how many points of each side are drawn."""
-    return _SHOWN_IMAGES if image_shape(dim) else 4000
-
-
-def shown_paths(dim: tuple[int, ...]) -> int:
-    """Give how many trajectories are drawn."""
-    return _SHOWN_STRIPS if image_shape(dim) else 200
-
-
-def draw_figures(
-    *, data: Floats, samples: Floats, states: Floats, times: Floats, journals: Mapping[str, Location]
-) -> list[Figure]:
+def draw_figures(shown: Shown, *, journals: Mapping[str, Location]) -> list[Figure]:
     """Draw what suits the data: images, points in the plane, or histograms of the first coordinates; then the losses.
 
     Args:
-        data: ``[n, *dim]`` in data units, as the rest.
-        samples: one-step samples, ``[n, *dim]``.
-        states: stored trajectories, ``[rows, times, *dim]``.
-        times: ``[times]``.
+        shown: what there is to be seen.
         journals: the metrics of each training, where there was one.
     """
-    dim = data.shape[1:]
-    figures = []
-    if image_shape(dim):
-        figures = [
-            _figure("samples", "Data and samples", lambda theme: plots.image_grid_pair(data, samples, theme=theme)),
-            _figure(
-                "characteristics",
-                "From noise to a sample, along stored trajectories",
-                lambda theme: plots.image_strip(states[:_SHOWN_STRIPS], times, theme=theme),
-            ),
-        ]
-    elif dim == (2,):
-        figures = [
-            _figure("samples", "Data and samples", lambda theme: plots.scatter_pair(data, samples, theme=theme)),
-            _figure(
-                "characteristics",
-                "Stored trajectories over the data",
-                lambda theme: plots.trajectories_2d(states, data, theme=theme),
-            ),
-        ]
-    else:
-        figures = [_figure("samples", "Data and samples", lambda theme: plots.marginals(data, samples, theme=theme))]
+    figures = _figures_of_points(shown) if image_shape(shown.data.shape[1:]) is None else _figures_of_images(shown)
     records = {name: read_journal(path) for name, path in journals.items()}
     curves = {
         name: ([r["step"] for r in found], [r["loss"] for r in found]) for name, found in records.items() if found
@@ -73,6 +39,54 @@ def draw_figures(
             _figure("losses", "Training losses, a coordinate", lambda theme: plots.loss_curves(curves, theme=theme))
         )
     return figures
+
+
+def _figures_of_images(shown: Shown) -> list[Figure]:
+    limits = (float(shown.data.min()), float(shown.data.max()))
+    return [
+        _figure(
+            "samples",
+            "Data and samples",
+            lambda theme: images.image_grid_pair(shown.data, shown.samples, theme=theme),
+        ),
+        _figure(
+            "evaluations",
+            "More evaluations a sample, and the solver",
+            lambda theme: images.image_rows(shown.evaluations, limits=limits, theme=theme),
+            caption=_EVALUATIONS,
+        ),
+        _figure(
+            "neighbours",
+            "Samples and their nearest training images",
+            lambda theme: images.image_rows(shown.neighbours, limits=limits, theme=theme),
+            caption=_NEIGHBOURS,
+        ),
+        _figure(
+            "characteristics",
+            "From noise to a sample, along stored trajectories",
+            lambda theme: images.image_strip(shown.states, shown.times, theme=theme),
+        ),
+    ]
+
+
+def _figures_of_points(shown: Shown) -> list[Figure]:
+    data, samples = shown.data, shown.samples
+    if data.shape[1:] != (2,):
+        return [_figure("samples", "Data and samples", lambda theme: plots.marginals(data, samples, theme=theme))]
+    return [
+        _figure("samples", "Data and samples", lambda theme: plots.scatter_pair(data, samples, theme=theme)),
+        _figure(
+            "evaluations",
+            "More evaluations a sample, and the solver",
+            lambda theme: plots.scatter_panels(shown.evaluations, theme=theme),
+            caption=_EVALUATIONS,
+        ),
+        _figure(
+            "characteristics",
+            "Stored trajectories over the data",
+            lambda theme: plots.trajectories_2d(shown.states, data, theme=theme),
+        ),
+    ]
 
 
 def compose(
@@ -85,6 +99,7 @@ def compose(
     storage: StorageTable,
     figures: Sequence[Figure],
     references: Mapping[str, str],
+    details: Mapping[str, str],
     seconds: float,
 ) -> ReportContent:
     """Gather the page's content.
@@ -98,6 +113,7 @@ def compose(
         storage: the ways of storing its trajectories.
         figures: the pictures.
         references: digests of what was measured against.
+        details: a line about what each step did and stored, by step.
         seconds: spent on the evaluation so far.
     """
     words = {**_ABOUT, **about}
@@ -115,7 +131,12 @@ def compose(
         for m in measured
     ]
     steps = [
-        StepRow(name=name, status="reused" if facts.is_reused[name] else "done", seconds=spent)
+        StepRow(
+            name=name,
+            status="reused" if facts.is_reused[name] else "done",
+            seconds=spent,
+            details=details.get(name, ""),
+        )
         for name, spent in facts.seconds.items()
         if name != "evaluate"
     ]
@@ -144,7 +165,10 @@ _ABOUT = {
     "w2": "exact 2-Wasserstein distance to fresh data",
     "sliced_w2": f"2-Wasserstein distance over {PROJECTIONS} random directions",
     "sinkhorn": "root of the debiased Sinkhorn divergence",
-    "frechet_pixel": "Frechet distance of raw pixels, Gaussians fitted to both sides",
+    "gaussian_w2": "2-Wasserstein distance of the Gaussians fitted to both sides, a lower bound of w2 of the laws",
+    "class_balance": "total variation of the classes' shares, samples to data, by a 1-nearest-neighbour classifier (in "
+    "pixel space, with its errors); floor: the mean of as many exact draws",
+    "class_agreement": "samples to which a 1-nearest-neighbour classifier in pixel space gives the class asked for",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^−d",
     "budget.fit": "one-step map against the solver's end states from the same noise, root mean square, in data units",
     "fit_error": "the same a coordinate, in standardised units",
@@ -171,6 +195,27 @@ def about_velocity(*, pairs: str, stop: float, is_copying: bool) -> dict[str, st
     return found
 
 
+def step_details(facts: ReportFacts, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Give a line for each step: the bytes that it stored, and how fast trajectories were simulated.
+
+    Args:
+        facts: with the seconds of the steps.
+        sizes: bytes by step; 0 where nothing but a specification is stored.
+    """
+    found = {name: printed_bytes(size) for name, size in sizes.items() if size}
+    seconds = facts.seconds.get("integrate", 0.0)
+    if facts.simulated and seconds > 0:
+        speed = f"{facts.simulated:,} trajectories simulated, {facts.simulated / seconds:,.0f} a second"
+        found["integrate"] = f"{speed}, {found['integrate']}" if "integrate" in found else speed
+    return found
+
+
+def printed_bytes(size: int) -> str:
+    """Give a number of bytes with three digits, as ``13.2 MB``; a MB has a million."""
+    power = sum(size >= 999.5 * 1000**k for k in range(4))
+    return f"{size / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
 def _metric(found: Distance, words: Mapping[str, str]) -> Metric:
     return Metric(
         name=found.name,
@@ -181,5 +226,5 @@ def _metric(found: Distance, words: Mapping[str, str]) -> Metric:
     )
 
 
-def _figure(name: str, title: str, draw: Callable[[Theme], bytes]) -> Figure:
-    return Figure(name=name, title=title, png=draw(LIGHT), dark_png=draw(DARK))
+def _figure(name: str, title: str, draw: Callable[[Theme], bytes], *, caption: str = "") -> Figure:
+    return Figure(name=name, title=title, caption=caption, png=draw(LIGHT), dark_png=draw(DARK))

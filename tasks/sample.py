@@ -15,7 +15,7 @@ from storage.errors import InputError
 from storage.paths import Location
 from storage.samples import PICTURE, check_sample_path, sample_file
 from storage.trajectories import Floats
-from tasks.evaluation import plots
+from tasks.evaluation import images, plots
 from tasks.specs import Progress
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.fitting import labelled
@@ -100,7 +100,7 @@ def find_class(text: str, names: tuple[str, ...], *, count: int) -> int:
 def picture(x: Floats) -> bytes:
     """Give a PNG of samples ``[count, *dim]`` in data units."""
     if image_shape(x.shape[1:]):
-        return plots.image_grid(x)
+        return images.image_grid(x)
     return plots.scatter(x) if x.shape[1:] == (2,) else plots.histograms(x)
 
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from storage.paths import Location
-from tasks.checks import as_tuple, require, require_at_least, require_one_of, require_positive, shown
+from tasks.checks import (
+    as_tuple,
+    require,
+    require_at_least,
+    require_attribute,
+    require_one_of,
+    require_positive,
+    shown,
+)
 from tasks.saving import saved_steps, stored_precision
 
 INTERPOLANT_KINDS = ("linear", "foellmer", "trigonometric", "vp")
@@ -335,10 +343,7 @@ class GeneratorSpec:
         require_one_of("generator.loss", self.loss, LOSS_KINDS)
         require_at_least("generator.semigroup", self.semigroup, 0)
         require_at_least("generator.diagonal", self.diagonal, 0)
-        require(
-            self.features == "" or all(self.features.partition(":")),
-            f"generator.features must be module:attribute, got {self.features!r}",
-        )
+        require_attribute("generator.features", self.features)
         require_positive("generator.features_weight", self.features_weight)
         require_at_least("generator.pairs_per_row", self.pairs_per_row, 1)
         self.optimiser()
@@ -369,6 +374,10 @@ class EvaluationSpec:
 
     samples: int = 2000  # points of each side of a distance; digits are bounded by half the data
     repeats: int = 6  # sets on each side, for the standard error
+    frechet_samples: int = 50_000  # of the Frechet distances of all data, at most as many as these have rows
+    features: str = ""  # module:attribute of a map of states in data units, for frechet_features; empty: none
+    features_weights: str = ""  # file of that module's weights, safetensors or torch; empty: those that it has
+    features_digest: str = ""  # that the file must have, BLAKE2b of 128 bits; empty: any
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -377,6 +386,16 @@ class EvaluationSpec:
             f"evaluation.samples must be between 2 and 10000 (exact W2), got {self.samples}",
         )
         require_at_least("evaluation.repeats", self.repeats, 3)
+        require_at_least("evaluation.frechet_samples", self.frechet_samples, 2)
+        require_attribute("evaluation.features", self.features)
+        require(
+            not self.features_weights or self.features != "",
+            f"evaluation.features_weights needs evaluation.features, got {self.features_weights!r} for none",
+        )
+        require(
+            not self.features_digest or self.features_weights != "",
+            f"evaluation.features_digest needs evaluation.features_weights, got {self.features_digest!r} for none",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,3 +452,4 @@ class ReportFacts:
     is_reused: Mapping[str, bool]
     orchestration: Mapping[str, float]  # seconds, by what took them
     lineage: Mapping[str, tuple[str, str]]  # step -> (key, run that holds it)
+    simulated: int = 0  # trajectories that the seconds of integrate are of; 0: not known

@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks/networks": {"numpy", "torch", "tasks.transport", "tasks.networks", "tasks.specs"},
     "tasks/evaluation": {"numpy", "torch", "scipy", "ot", "sklearn", "jinja2", "tasks.evaluation"},
     "tasks/evaluation/plots.py": {"numpy", "matplotlib", "tasks.evaluation"},
+    "tasks/evaluation/images.py": {"numpy", "matplotlib", "tasks.evaluation"},
     "tasks/evaluation/loglog.py": {"numpy", "matplotlib", "tasks.evaluation"},
     "tasks/evaluation/paper.py": {"matplotlib"},
     "storage": {"zarr", "numpy", "numcodecs", "obstore", "google_crc32c", "storage"},

@@ -20,7 +20,8 @@ class Distance:
         name: public name of the metric, such as ``w2``.
         value: the number itself.
         standard_error: its standard error, at least 0.
-        n: points on each side of one measurement, at least 1.
+        n: points on each side of one measurement, or of samples alone, at least 1.
+        n_reference: points of the data, where their number is another.
 
     Raises:
         ValueError: a number is not finite or outside its range.
@@ -30,6 +31,7 @@ class Distance:
     value: float
     standard_error: float
     n: int
+    n_reference: int | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):

@@ -1,4 +1,4 @@
-"""Pictures of data, samples and characteristics, as PNG bytes.
+"""Pictures of points, samples, characteristics and losses, as PNG bytes; those of images are drawn in images.py.
 
 One palette throughout: grey-blue is the target, the accent is the generator, and time runs from sand (noise) to accent.
 Each function draws on the paper of a theme; a page that follows its reader's scheme shows one picture of each theme.
@@ -12,22 +12,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from tasks.evaluation.distance import Floats, two_sides
-from tasks.evaluation.mosaic import Limits, channels_last, gap, mosaic, shades
-from tasks.evaluation.paper import DPI, LIGHT, SMALL, TEXT, WIDTH, Theme, blank_figure, set_titles, strip_frame, to_png
+from tasks.evaluation.paper import LIGHT, SMALL, TEXT, WIDTH, Theme, blank_figure, set_titles, strip_frame, to_png
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps and losses
 
-MAX_IMAGES = 1024  # of a grid
-_PAIR_COLUMNS = 8  # a side, of a grid pair
-_STRIP_TIMES = 9
+_PANEL_COLUMNS = 3
 _MARGINALS = 6
 _MAX_PATHS = 400
 _BINS = 48
-_MARGIN, _BAND, _MAX_TILE = 20, 50, 120  # pixels about images, above them for labels, and of one enlarged image
 
 
 def scatter_pair(data: Floats, samples: Floats, *, theme: Theme = LIGHT) -> bytes:
@@ -57,6 +52,28 @@ def scatter(x: Floats, *, theme: Theme = LIGHT) -> bytes:
     _dots(axes, x, theme.samples)
     _plane(axes, box, theme)
     set_titles(axes, "One-step samples", f"{len(x):,} points", theme)
+    return to_png(figure)
+
+
+def scatter_panels(clouds: Mapping[str, Floats], *, theme: Theme = LIGHT) -> bytes:
+    """Draw clouds of points in the plane, ``[n, 2]`` each, beside one another on the same axes, three in a row.
+
+    The first is the data; each has its words for a title.
+
+    Raises:
+        ValueError: points are not in the plane, or not finite.
+    """
+    found = {words: _planar(x, x)[0] for words, x in clouds.items()}
+    box = _box(*found.values())
+    rows = math.ceil(len(found) / _PANEL_COLUMNS)
+    figure = blank_figure(WIDTH, rows * _height(box, WIDTH / _PANEL_COLUMNS), theme)
+    panels = figure.subplots(rows, _PANEL_COLUMNS, squeeze=False).ravel()
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    for k, (axes, (words, x)) in enumerate(zip(panels, found.items(), strict=False)):
+        _dots(axes, x, theme.samples if k else theme.data)
+        _plane(axes, box, theme)
+        set_titles(axes, words, "", theme)
     return to_png(figure)
 
 
@@ -103,64 +120,6 @@ def marginals(data: Floats, samples: Floats, *, theme: Theme = LIGHT) -> bytes:
 def histograms(x: Floats, *, theme: Theme = LIGHT) -> bytes:
     """Draw histograms of the first coordinates (at most 6) of ``x [n, *dim]`` as :func:`marginals` does."""
     return _histograms({"One-step samples": two_sides(x, x)[0]}, theme)
-
-
-def image_grid_pair(
-    data: Floats,
-    samples: Floats,
-    *,
-    limits: Limits | None = None,
-    titles: tuple[str, str] = ("Data", "One-step samples"),
-    theme: Theme = LIGHT,
-) -> bytes:
-    """Draw the first 64 images of ``data`` beside those of ``samples``, each ``[n, h, w]`` or ``[n, c, h, w]``.
-
-    Args:
-        data: images of 1 or 3 channels.
-        samples: images of the same shape.
-        limits: values shown black and white; by default the least and greatest of the data shown. Others are clipped.
-        titles: of the two sides.
-        theme: colours of the page.
-
-    Raises:
-        ValueError: images have other than 1 or 3 channels, or no image is there.
-    """
-    count = _PAIR_COLUMNS**2
-    left, right = channels_last(data[:count]), channels_last(samples[:count])
-    limits = limits or (float(left.min()), float(left.max()))
-    sides = [mosaic(shades(each, limits), _PAIR_COLUMNS) for each in (left, right)]
-    height, between = max(len(side) for side in sides), left.shape[2] // 2 + 1
-    padded = [np.pad(side, ((0, height - len(side)), (0, between), (0, 0))) for side in sides]
-    labels = {0: titles[0], padded[0].shape[1]: titles[1]}
-    return _picture(np.concatenate(padded, 1)[:, :-between], tile=left.shape[2], labels=labels, theme=theme)
-
-
-def image_grid(x: Floats, *, limits: Limits | None = None, theme: Theme = LIGHT) -> bytes:
-    """Draw images ``[n, h, w]`` or ``[n, c, h, w]``, the first 1024, in a square grid.
-
-    ``limits`` are the values shown black and white, by default the least and greatest there are. Raises ``ValueError``
-    as :func:`image_grid_pair` does.
-    """
-    x = channels_last(x[:MAX_IMAGES])
-    limits = limits or (float(x.min()), float(x.max()))
-    tiles = mosaic(shades(x, limits), math.ceil(math.sqrt(len(x))))
-    return _picture(tiles, tile=x.shape[2], labels={}, theme=theme)
-
-
-def image_strip(states: Floats, t: Floats, *, limits: Limits | None = None, theme: Theme = LIGHT) -> bytes:
-    """Draw images along trajectories, a row each: ``states [rows, times, *dim]`` at up to 9 of the times ``t``.
-
-    ``limits`` are the values shown black and white, by default the least and greatest of the last states, so
-    that noise is clipped. Raises ``ValueError`` as :func:`image_grid_pair` does.
-    """
-    chosen = np.unique(np.linspace(0, len(t) - 1, min(_STRIP_TIMES, len(t))).round().astype(int))
-    frames = states[:, chosen]
-    images = channels_last(frames.reshape(-1, *frames.shape[2:]))
-    last = images[len(chosen) - 1 :: len(chosen)]
-    limits = limits or (float(last.min()), float(last.max()))
-    tiles, tile = mosaic(shades(images, limits), len(chosen)), images.shape[2]
-    left = {k * (tile + gap(tile)): f"{t[time]:.3g}" for k, time in enumerate(chosen)}
-    return _picture(tiles, tile=tile, labels=left | {0: f"t = {left[0]}"}, theme=theme)
 
 
 def loss_curves(curves: Mapping[str, Curve], *, theme: Theme = LIGHT) -> bytes:
@@ -319,21 +278,3 @@ def _plane(axes: Axes, box: Floats, theme: Theme) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     strip_frame(axes, theme)
-
-
-def _scale(width: int, tile: int) -> int:
-    return max(1, min(int(WIDTH * DPI - 2 * _MARGIN) // width, _MAX_TILE // tile))
-
-
-def _picture(tiles: Floats, *, tile: int, labels: Mapping[int, str], theme: Theme) -> bytes:
-    """Draw a mosaic enlarged a whole number of times, so that pixels stay sharp, under labels at its columns."""
-    scale = _scale(tiles.shape[1], tile)
-    pixels = tiles.repeat(scale, 0).repeat(scale, 1)
-    band = _BAND if labels else 0
-    width, height = pixels.shape[1] + 2 * _MARGIN, pixels.shape[0] + 2 * _MARGIN + band
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=theme.paper)
-    figure.figimage(pixels, xo=_MARGIN, yo=_MARGIN)
-    for left, text in labels.items():
-        x, y = (_MARGIN + left * scale) / width, (_MARGIN + pixels.shape[0] + 18) / height
-        figure.text(x, y, text, color=theme.ink, fontsize=TEXT, ha="left", va="bottom")
-    return to_png(figure)

@@ -113,13 +113,13 @@ def gaussian_wasserstein_of_moments(
     if not (mean_y.shape == (d,) and covariance_x.shape == covariance_y.shape == (d, d)):
         shapes = [list(a.shape) for a in (mean_x, covariance_x, mean_y, covariance_y)]
         raise ValueError(f"moments must be [d], [d, d], [d], [d, d], got {shapes}")
-    cross = np.linalg.svd(_factor(covariance_x).T @ _factor(covariance_y), compute_uv=False).sum()
+    cross = np.linalg.svd(factor(covariance_x).T @ factor(covariance_y), compute_uv=False).sum()
     spread = np.trace(covariance_x) + np.trace(covariance_y) - 2 * cross
     return math.sqrt(max(0.0, float(((mean_x - mean_y) ** 2).sum() + spread)))
 
 
-def _factor(covariance: Floats) -> Floats:
-    """Give F ``[d, rank]`` with F F' = covariance; eigenvalues lost in rounding are dropped."""
+def factor(covariance: Floats) -> Floats:
+    """Give F ``[d, rank]`` with F F' = covariance ``[d, d]``; eigenvalues lost in rounding are dropped."""
     values, vectors = np.linalg.eigh(covariance)
     kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
     return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))

@@ -1,6 +1,7 @@
 """Training states as bytes and back; what a network is made of travels as tensors only, never as code."""
 
 import io
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -67,3 +68,20 @@ def weights_to_bytes(weights: dict[str, Tensor]) -> bytes:
 def weights_from_bytes(content: bytes) -> dict[str, Tensor]:
     """Give weights from safetensors."""
     return load_safetensors(content)
+
+
+def weights_of_file(content: bytes) -> dict[str, Tensor]:
+    """Give weights from outside: of a safetensors file, or of one that ``torch.save`` wrote of tensors alone.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        if content[8:9] == b"{":  # behind the length of a safetensors header
+            return load_safetensors(content)
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes either reader raise
+        raise ValueError(f"no safetensors, and no torch file of tensors alone ({type(error).__name__})") from error
+    if not (isinstance(found, Mapping) and all(isinstance(value, Tensor) for value in found.values())):
+        raise ValueError("a torch file that holds other things than tensors by name")
+    return dict(found)

@@ -52,9 +52,13 @@ def test_runs_with_nothing_left_start_none(tmp_path: Path, events: list[str]) ->
     assert events == []
 
 
-def test_features_that_cannot_be_imported_are_refused_before_anything_starts(tmp_path: Path, events: list[str]) -> None:
-    run = open_moons(tmp_path, "generator.features=no_such_module:net")
-    with Cluster(ComputeSpec()) as cluster, pytest.raises(InputError, match="'no_such_module:net' cannot be imported"):
+@pytest.mark.parametrize("section", ["generator", "evaluation"])
+def test_features_that_cannot_be_imported_are_refused_before_anything_starts(
+    section: str, tmp_path: Path, events: list[str]
+) -> None:
+    run = open_moons(tmp_path, f"{section}.features=no_such_module:net")
+    message = f"^{section}.features = 'no_such_module:net' cannot be imported"
+    with Cluster(ComputeSpec()) as cluster, pytest.raises(InputError, match=message):
         take_steps(run, cluster)
     assert events == []
     assert run.pending == run.steps

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from storage import sources
 from storage.checksum import digest_file
 from storage.errors import InputError
-from storage.sources import idx_files, image_tree, is_address, parquet_files, source_digest, source_files
+from storage.sources import idx_files, image_tree, is_address, other_split, parquet_files, source_digest, source_files
 from storage.specs import SourceSpec
 
 LONG_AGO = 1_000_000_000  # seconds since 1970
@@ -241,3 +241,20 @@ def test_a_file_address_is_listed(tmp_path: Path) -> None:
 def test_splits_are_told_where_the_one_asked_for_is_not(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"its splits for dataset\.split: none"):
         parquet_files(tmp_path, split="train")
+
+
+def test_the_other_split_of_a_folder_is_found_where_it_has_files(tmp_path: Path) -> None:
+    train = put(tmp_path / "train-images-idx3-ubyte", b"")
+    spec = SourceSpec(kind="idx", path=str(tmp_path), label_column="y")
+    assert other_split(spec) is None
+    put(tmp_path / "t10k-images-idx3-ubyte.gz", b"")
+    put(tmp_path / "test-0.parquet", b"")
+    found = other_split(spec)
+    assert found == SourceSpec(kind="idx", path=str(tmp_path), split="test", label_column="y")
+    assert found is not None
+    assert other_split(found) == spec
+    parquet = other_split(SourceSpec(kind="parquet", path=str(tmp_path)))
+    assert parquet is not None
+    assert parquet.split == "test"
+    assert other_split(SourceSpec(kind="images", path=str(tmp_path))) is None
+    assert other_split(SourceSpec(kind="idx", path=str(train))) is None  # a file's name tells nothing

@@ -17,8 +17,10 @@ from storage.trajectories import TrajectoryStore
 from tasks.evaluate import EvaluateRequest, EvaluateSummary, _fit_errors, _require_same_path, evaluate
 from tasks.executor import SerialExecutor
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity, train_velocity
+from tasks.gallery import _by_evaluations
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
+from tasks.sample import sample_labels, sample_rows
 from tasks.specs import (
     DatasetSpec,
     EvaluationSpec,
@@ -137,6 +139,7 @@ def told(request: EvaluateRequest, summary: EvaluateSummary) -> str:
     assert sum(row["is_used"] for row in kept["storage"]["rows"]) == 1
     assert kept["storage"]["trajectories"] == 200
     page = (request.report / summary.page).read_text()
+    assert len(page) < 10**7
     assert kept["storage"]["advice"] in html.unescape(page)
     assert all(name in page for name in summary.metrics if not name.endswith("_floor"))
     return page
@@ -160,6 +163,12 @@ def test_a_drawn_target_with_its_exact_velocity(tmp_path: Path) -> None:
     scale = 2**0.5 * summary.metrics["fit_error"]
     assert 0.5 * 0.9 * scale < summary.metrics["budget.fit"] < 2 * 1.1 * scale
     assert "a coordinate, in standardised units" in page
+    data, store = DataStore(request.data), TrajectoryStore.open(request.store)
+    stored = load_generator(request.generator.folder)
+    shown = _by_evaluations(data, store, stored, velocity=request.velocity.folder, seed=0)
+    assert list(shown) == ["data", "1 evaluation", "2 evaluations", "5 evaluations", "solver, 6 steps"]
+    gaps = shown["1 evaluation"][:60] - shown["solver, 6 steps"][:60]  # of the noise that the fit is measured with
+    assert np.sqrt((gaps**2).sum(1).mean()) == pytest.approx(summary.metrics["budget.fit"], rel=1e-4)
     assert evaluate(request, progress=silent).metrics == summary.metrics
 
 
@@ -203,6 +212,7 @@ def test_images_are_measured_on_stored_rows_without_ever_being_read_whole(
 ) -> None:
     x = np.random.default_rng(0).standard_normal((300, 1, 8, 8))
     request = road(tmp_path, npz(tmp_path / "in", x), network())
+    request = replace(request, evaluation=replace(request.evaluation, features="torch:abs"))
     read = DataStore.read
 
     def small(self: DataStore, shard: Shard) -> Values:
@@ -213,7 +223,14 @@ def test_images_are_measured_on_stored_rows_without_ever_being_read_whole(
     summary = evaluate(request, progress=silent)
     page = told(request, summary)
     assert "on stored rows with fresh noise" in page
-    assert {"frechet_pixel", "velocity_loss", "lipschitz"} <= summary.metrics.keys()
+    assert {"frechet_pixel", "frechet_features", "gaussian_w2", "velocity_loss", "lipschitz"} <= summary.metrics.keys()
+    assert "evaluation.features</dt><dd>torch:abs" in page
+    detail = summary.metrics_detail["frechet_pixel"]
+    assert (detail["n"], detail["n_reference"]) == (300, 300)
+    assert summary.metrics_detail["frechet_pixel_floor"]["n"] == 150
+    for name in ("samples", "evaluations", "neighbours", "characteristics"):
+        assert f'id="figure-{name}"' in page
+        assert (request.report / f"{name}.png").is_file()
     assert not {"velocity_floor", "velocity_error"} & summary.metrics.keys()
 
 
@@ -221,4 +238,14 @@ def test_classes_are_followed(tmp_path: Path) -> None:
     label = np.arange(200) % 2
     x = 4.0 * label[:, None] + np.random.default_rng(0).standard_normal((200, 2))
     request = road(tmp_path, npz(tmp_path / "in", x, label), network(conditional=True))
-    told(request, evaluate(request, progress=silent))
+    summary = evaluate(request, progress=silent)
+    page = told(request, summary)
+    assert "1-nearest-neighbour classifier (in pixel space" in page
+    stored, data = load_generator(request.generator.folder), DataStore(request.data)
+    samples = sample_rows(stored, data.standardisation, start=0, stop=180, steps=1, seed=0)
+    asked = sample_labels(stored, start=0, stop=180, seed=0, label=None)
+    assert asked is not None
+    nearest = label[np.linalg.norm(samples[:, None] - x, axis=2).argmin(1)]
+    assert summary.metrics["class_agreement"] == (nearest == asked.numpy()).mean()
+    assert summary.metrics["class_balance"] == pytest.approx(abs(nearest.mean() - 0.5))
+    assert summary.metrics_detail["class_balance"]["n"] == 180

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.evaluation.frechet import Moments, frechet, frechet_of_points
+from tasks.evaluation.frechet import Moments, Sketch, frechet, frechet_of_points, frechet_with_error
 from tasks.evaluation.wasserstein import gaussian_wasserstein
 
 
@@ -109,3 +109,47 @@ def test_points_of_one_row_or_of_other_dimensions_are_refused() -> None:
         frechet_of_points(normal(0, 1, 5), normal(0, 4, 5))
     with pytest.raises(ValueError, match="one dimension, got 5 and 6"):
         frechet_of_points(normal(0, 4, 5), normal(0, 4, 6))
+
+
+def sketch(x: np.ndarray, *, cut: int = 100) -> Sketch:
+    out = Sketch(len(x))
+    for k in range(0, len(x), cut):
+        out.update(x[k : k + cut])
+    return out
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000, 2345])
+def test_a_sketch_keeps_the_moments_of_all_points_and_evenly_spaced_ones_whatever_the_cut(cut: int) -> None:
+    x = np.arange(2345.0)[:, None] * [1, -1]
+    found = sketch(x, cut=cut)
+    assert found.kept[:, 0].tolist() == list(range(0, 2345, 2))
+    np.testing.assert_allclose(found.moments.covariance, np.cov(x, rowvar=False), rtol=1e-12)
+
+
+def test_its_distance_is_that_of_the_moments() -> None:
+    x, y = normal(0, 300, 6), 2 * normal(1, 200, 6) @ normal(2, 6, 6) + 0.5
+    value, error = frechet_with_error(sketch(x), moments(y))
+    assert value == pytest.approx(frechet(moments(x), moments(y)), rel=1e-10)
+    assert error > 0
+    flat = np.pad(x[:9], ((0, 0), (0, 5)))  # fewer points than dimensions, some of which have no width
+    thin = np.pad(y[:9], ((0, 0), (0, 5)))
+    assert frechet_with_error(sketch(flat), moments(thin))[0] == pytest.approx(frechet_of_points(flat, thin), rel=1e-8)
+
+
+def test_the_error_is_the_spread_over_draws() -> None:
+    """Against a law with another mean and another covariance, so that both parts of the influence count."""
+    y = moments(np.array([2.0, 0.5, 1.0]) * normal(99, 5000, 3) + [0.6, 0.0, -0.3])
+    found = [frechet_with_error(sketch(normal(seed, 400, 3)), y) for seed in range(200)]
+    spread = np.std([value for value, _ in found], ddof=1)
+    # the deviation of 200 draws is known to 1 / sqrt(400) of itself
+    assert np.mean([error for _, error in found]) == pytest.approx(spread, rel=4 / 20)
+
+
+def test_on_the_line_the_error_is_that_of_mean_and_deviation() -> None:
+    """(m - m')^2 + (s - s')^2: gradients 2 (m - m') and 2 (s - s'), variances s^2 / n and s^2 / 2n for a Gaussian."""
+    x = 2.0 * normal(0, 1900, 1)
+    y = moments(normal(1, 50_000, 1) + 3.0)
+    _, error = frechet_with_error(sketch(x), y)
+    gap, width = x.mean() - y.mean[0], x.std() - np.sqrt(y.covariance[0, 0])
+    expected = np.sqrt((2 * gap) ** 2 * 4 / 1900 + (2 * width) ** 2 * 4 / 3800)
+    assert error == pytest.approx(expected, rel=0.05)

@@ -11,13 +11,6 @@ from tasks.evaluation.paper import DARK, DPI, LIGHT, WIDTH, Theme
 
 RNG = np.random.default_rng(0)
 PLANE = RNG.standard_normal((120, 2))
-IMAGES = RNG.random((70, 8, 8))
-
-
-@pytest.fixture
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw few pixels, where it does not matter which."""
-    monkeypatch.setattr(plots, "DPI", 50)
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -34,7 +27,6 @@ def has_colour(picture: np.ndarray, text: str) -> bool:
     return bool((abs(picture.astype(int) - colour(text)).max(2) <= 2).any())
 
 
-@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_every_picture_lies_on_the_paper_of_its_theme(theme: Theme) -> None:
     drawn = [
@@ -42,13 +34,12 @@ def test_every_picture_lies_on_the_paper_of_its_theme(theme: Theme) -> None:
         plots.trajectories_2d(RNG.standard_normal((5, 4, 2)), PLANE, theme=theme),
         plots.loss_curves({"velocity": ([0, 10, 20], [1.0, 0.5, 0.4])}, theme=theme),
         plots.marginals(PLANE, PLANE + 0.1, theme=theme),
-        plots.image_grid_pair(IMAGES, IMAGES[::-1], theme=theme),
+        plots.scatter_panels({"data": PLANE, "samples": PLANE + 0.1}, theme=theme),
     ]
     for png in drawn:
         assert pixels(png)[2, 2].tolist() == colour(theme.paper)
 
 
-@pytest.mark.usefixtures("coarse")
 def test_the_full_width_is_the_width_of_a_page() -> None:
     square = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     height, width, _ = pixels(plots.scatter_pair(square, square)).shape
@@ -58,7 +49,6 @@ def test_the_full_width_is_the_width_of_a_page() -> None:
     assert pixels(plots.scatter(square)).shape[1] == WIDTH * DPI / 2
 
 
-@pytest.mark.usefixtures("coarse")
 def test_both_sides_of_a_pair_are_drawn_in_their_colours() -> None:
     picture = pixels(plots.scatter_pair(PLANE[:9] * 3, PLANE[:9]))
     middle = picture.shape[1] // 2
@@ -69,12 +59,10 @@ def test_both_sides_of_a_pair_are_drawn_in_their_colours() -> None:
     assert (left[:, 0] - left[:, 2]).max() < 20
 
 
-@pytest.mark.usefixtures("coarse")
 def test_equal_arguments_give_equal_bytes() -> None:
     assert plots.scatter_pair(PLANE, PLANE) == plots.scatter_pair(PLANE.copy(), PLANE.copy())
 
 
-@pytest.mark.usefixtures("coarse")
 def test_trajectories_end_in_the_colour_of_samples() -> None:
     states = np.linspace(RNG.standard_normal((6, 2)), RNG.standard_normal((6, 2)) + 3, 5, axis=1)
     assert has_colour(pixels(plots.trajectories_2d(states, PLANE)), LIGHT.samples)
@@ -88,7 +76,6 @@ def test_points_out_of_the_plane_are_refused() -> None:
         plots.trajectories_2d(np.zeros((2, 4, 3)), space)
 
 
-@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("d", [1, 2, 4, 9])
 def test_marginals_show_any_dimension(d: int) -> None:
     data, samples = RNG.standard_normal((50, d)), RNG.standard_normal((40, d))
@@ -100,64 +87,10 @@ def test_marginals_show_any_dimension(d: int) -> None:
     assert pixels(plots.histograms(samples)).shape == picture.shape
 
 
-@pytest.mark.usefixtures("coarse")
 def test_a_constant_coordinate_has_a_histogram() -> None:
     assert pixels(plots.marginals(np.ones((5, 1)), np.ones((5, 1)))).size
 
 
-def test_images_are_enlarged_a_whole_number_of_times_and_stay_sharp() -> None:
-    picture = pixels(plots.image_grid(IMAGES[:1] * 0 + np.eye(8), limits=(0, 1)))
-    scale = plots._MAX_TILE // 8
-    margin = plots._MARGIN
-    assert picture.shape[:2] == (8 * scale + 2 * margin, 8 * scale + 2 * margin)
-    tile = picture[margin:-margin:scale, margin:-margin:scale, 0]
-    np.testing.assert_array_equal(tile, 255 * np.eye(8))
-    np.testing.assert_array_equal(picture[margin:-margin, margin:-margin, 0], tile.repeat(scale, 0).repeat(scale, 1))
-
-
-def test_values_beyond_the_limits_are_clipped_and_the_default_limits_are_those_of_the_data() -> None:
-    data, samples = np.zeros((64, 8, 8)), np.full((64, 8, 8), 9.0)
-    data[:, 0, 0], samples[:, 0, 0], samples[:, 0, 1] = 2.0, -5.0, 1.0
-    picture = pixels(plots.image_grid_pair(data, samples))
-    scale, top = plots._scale(2 * 71 + 5, 8), plots._MARGIN + plots._BAND
-    right = plots._MARGIN + scale * (71 + 5)  # behind 8 columns, the 7 gaps between them, and that between the sides
-    assert picture[top, plots._MARGIN].tolist() == [255] * 3
-    assert picture[top + scale, plots._MARGIN].tolist() == [0] * 3
-    shades = [int(picture[top + 1, right + k * scale + 1, 0]) for k in range(3)]
-    assert shades == [0, 127, 255]
-
-
-def test_colour_images_keep_their_channels() -> None:
-    red = np.zeros((2, 3, 4, 4))
-    red[:, 0] = 1.0
-    assert has_colour(pixels(plots.image_grid_pair(red, red, limits=(0, 1))), "#ff0000")
-
-
-def test_a_grid_pair_of_unequal_numbers_leaves_paper() -> None:
-    few, many = (plots.image_grid_pair(IMAGES, side) for side in (IMAGES[:3], IMAGES))
-    assert pixels(few).shape == pixels(many).shape
-
-
-def test_a_strip_shows_nine_times_from_first_to_last() -> None:
-    states = np.zeros((3, 31, 8, 8))
-    states[:, 0], states[:, -1] = 0.5, 1.0
-    states[:, -1, 0, 0] = 0.0
-    picture = pixels(plots.image_strip(states, np.linspace(0, 1, 31)))
-    scale = plots._MAX_TILE // 8
-    assert picture.shape[1] == 2 * plots._MARGIN + scale * (9 * 8 + 8)
-    assert picture.shape[0] == 2 * plots._MARGIN + plots._BAND + scale * (3 * 8 + 2)
-    inside = plots._MARGIN + plots._BAND + scale * 4
-    assert picture[inside, plots._MARGIN + scale * 4].tolist() == [127] * 3  # in the limits of the last states
-    assert picture[inside, plots._MARGIN + scale * (9 + 4)].tolist() == [0] * 3
-    assert picture[inside, -plots._MARGIN - scale * 4].tolist() == [255] * 3
-
-
-def test_a_strip_of_few_times_shows_them_all() -> None:
-    picture = pixels(plots.image_strip(np.zeros((1, 2, 8, 8)), np.array([0.0, 1.0]), limits=(0, 1)))
-    assert picture.shape[1] == 2 * plots._MARGIN + plots._MAX_TILE // 8 * (2 * 8 + 1)
-
-
-@pytest.mark.usefixtures("coarse")
 def test_losses_of_any_sign_and_length_are_drawn() -> None:
     curves = {
         "falling": (list(range(200)), list(np.exp(-np.arange(200) / 20))),
@@ -178,3 +111,17 @@ def test_the_running_mean_holds_the_ends() -> None:
     x = np.array([[0.0, 1.0], [3.0, 1.0], [6.0, 1.0], [0.0, 4.0]])
     assert plots._running_mean(x, 3).tolist() == [[1.0, 1.0], [3.0, 1.0], [3.0, 2.0], [2.0, 3.0]]
     assert plots._running_mean(x[:, 0], 1).tolist() == x[:, 0].tolist()
+
+
+def test_panels_lie_three_in_a_row_on_the_same_axes_the_data_first() -> None:
+    square = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    four = pixels(plots.scatter_panels(dict.fromkeys("abcd", square)))
+    one = pixels(plots.scatter_panels({"a": square}))
+    assert four.shape[:2] == (2 * len(one), WIDTH * DPI)
+    third, hue = four.shape[1] // 3, four.astype(int)[..., 0] - four.astype(int)[..., 2]
+    data, samples, empty = hue[: len(one), :third], hue[: len(one), third : 2 * third], hue[len(one) :, third:]
+    assert data.min() < -20 < 20 > data.max()
+    assert samples.max() > 60
+    assert abs(empty).max() < 10
+    with pytest.raises(ValueError, match="plane, got dimension 3"):
+        plots.scatter_panels({"a": np.zeros((5, 3))})

@@ -11,8 +11,8 @@ import pytest
 
 from tasks.evaluation.choices import StorageRow, StorageTable
 from tasks.evaluation.distance import Distance
+from tasks.evaluation.images import image_grid
 from tasks.evaluation.paper import DARK, LIGHT
-from tasks.evaluation.plots import image_grid
 from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, StepRow, duration, printed, render
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
