@@ -6,6 +6,7 @@ from storage.journal import read_journal
 from storage.paths import Location
 from storage.trajectories import Floats
 from tasks.evaluation import plots
+from tasks.evaluation.budget import ErrorBudget
 from tasks.evaluation.choices import StorageTable
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
@@ -80,6 +81,7 @@ def compose(
     *,
     measured: Sequence[Measured],
     others: Sequence[Distance],
+    budget: ErrorBudget,
     velocity: Sequence[Distance],
     about: Mapping[str, str],
     storage: StorageTable,
@@ -93,6 +95,7 @@ def compose(
         facts: what only the flow knows.
         measured: distances with their floors.
         others: further measures of the samples, shown at the top.
+        budget: the error budget.
         velocity: measures of the velocity.
         about: what this run has to say of measures, in place of what is said otherwise.
         storage: the ways of storing its trajectories.
@@ -125,6 +128,7 @@ def compose(
         created=facts.created,
         headline=[_metric(each, words) for each in (measured[0].ratio, measured[0].distance, *others)],
         distances=rows,
+        budget=budget,
         metrics=[_metric(each, words) for each in velocity],
         storage=storage,
         figures=figures,
@@ -146,8 +150,8 @@ _ABOUT = {
     "sinkhorn": "root of the debiased Sinkhorn divergence",
     "frechet_pixel": "Frechet distance of raw pixels, Gaussians fitted to both sides",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^−d",
-    "budget.fit": "one-step map against the solver's end states from the same noise, root mean square, in data units",
-    "fit_error": "the same a coordinate, in standardised units",
+    "fit_error": "one-step map against the solver's end states from the same noise, root mean square a coordinate, "
+    "in standardised units",
     "velocity_floor": "the least that velocity_loss can be: the loss of the exact velocity",
     "velocity_error": "velocity against the exact one, root mean square a coordinate",
     "lipschitz": "largest change of the velocity per change of x, by central differences and the power method at "
