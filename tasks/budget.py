@@ -5,7 +5,7 @@ bandwidth 0), the law that the velocity was fitted to, within each class where t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,6 @@ from tasks.evaluation.advice import Knobs, advise, describe
 from tasks.evaluation.budget import (
     Ends,
     ErrorBudget,
-    Gaps,
     budget_terms,
     early_stopping,
     excess,
@@ -29,6 +28,7 @@ from tasks.evaluation.budget import (
     joined,
     observed_order,
     richardson,
+    squared_gaps,
 )
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
@@ -83,6 +83,11 @@ class Subject:
         return Interpolant(self.store.plan.interpolant)
 
     @property
+    def grid(self) -> Tensor:
+        """The K + 1 times of the solver, float64."""
+        return torch.tensor(self.store.plan.solver_times, dtype=torch.float64)
+
+    @property
     def stop(self) -> float:
         """T, where paths end."""
         return self.store.plan.solver_times[-1]
@@ -97,7 +102,7 @@ class Subject:
 
     @property
     def paths(self) -> int:
-        """How many paths are measured."""
+        """How many paths are followed to their limits."""
         steps = len(self.store.plan.solver_times) - 1
         solver = 7 * steps * EVALUATIONS_PER_STEP[self.store.plan.solver]  # K, 2 K and 4 K
         sums = (solver if self.spec["kind"] == "kernel" else 0) + (_DATA_EVALUATIONS if self.law is None else 0)
@@ -105,7 +110,7 @@ class Subject:
 
 
 def path_count(samples: int, *, size: int, sums: int) -> int:
-    """Give how many paths are measured: as many as samples, fewer where that takes long.
+    """Give how many paths are followed to their limits: as many as samples, fewer where that takes long.
 
     Args:
         samples: asked for.
@@ -125,15 +130,23 @@ def measure_budget(subject: Subject, *, w2: Measured) -> tuple[ErrorBudget, Dist
         subject: the run.
         w2: measured, with its floor.
     """
-    reference, step = _reference(subject), block_rows(subject.data.dim)
+    reference, scale = _reference(subject), subject.data.standardisation.scale
     with one_thread():
-        parts = [
-            _block(subject, reference, start=start, stop=min(start + step, subject.paths))
-            for start in range(0, subject.paths, step)
-        ]
-    gaps = joined([found for found, _ in parts])
+        gaps = joined(
+            [
+                gaps_of(_ends(subject, reference, start=start, stop=stop), scale=scale)
+                for start, stop in _blocks(subject.paths, subject.data.dim)
+            ]
+        )
+        fit = np.concatenate(
+            [
+                _fit_squares(subject, start=start, stop=stop)
+                for start, stop in _blocks(subject.samples, subject.data.dim)
+            ]
+        )
     moments = _second_moments(subject)
-    terms = budget_terms(gaps, stopping=_stopping(subject, moments, subject.stop), rows=subject.data.rows)
+    stopping = _stopping(subject, moments, subject.stop)
+    terms = budget_terms(gaps, fit=fit[:, 0], stopping=stopping, rows=subject.data.rows)
     knobs = _knobs(subject, order=observed_order(gaps), moments=moments)
     law = f"the {subject.data.rows:,} rows of the data" if subject.law is None else "the target"
     budget = ErrorBudget(
@@ -143,43 +156,52 @@ def measure_budget(subject: Subject, *, w2: Measured) -> tuple[ErrorBudget, Dist
         words=describe(knobs, law=law),
         advice=advise(terms, knobs),
     )
-    return budget, root_mean_square("fit_error", np.concatenate([squares for _, squares in parts]))
+    return budget, root_mean_square("fit_error", fit[:, 1])
 
 
-def _block(subject: Subject, reference: "_Reference", *, start: int, stop: int) -> tuple[Gaps, Floats]:
-    """Give the gaps of the paths of samples ``start <= i < stop``, and the fit's mean square a coordinate."""
-    ends = _ends(subject, reference, start=start, stop=stop)
-    fit = (ends.generator.astype(np.float64) - ends.solver[0]).reshape(stop - start, -1)
-    return gaps_of(ends, scale=subject.data.standardisation.scale), (fit**2).mean(1)
+def _blocks(count: int, dim: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    step = block_rows(dim)
+    for start in range(0, count, step):
+        yield start, min(start + step, count)
+
+
+def _noise(subject: Subject, *, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+    """Give the noise of samples ``start <= i < stop``, and their classes where there are any."""
+    x0 = standard_normal(subject.seed, start, stop, subject.data.dim, stream=SAMPLES).to(torch.float32)
+    return x0, sample_labels(subject.stored, start=start, stop=stop, seed=subject.seed, label=None)
 
 
 def _ends(subject: Subject, reference: "_Reference", *, start: int, stop: int) -> Ends:
-    """Follow the paths of samples ``start <= i < stop``, of the same classes where there are any."""
-    plan = subject.store.plan
-    x0 = standard_normal(subject.seed, start, stop, plan.dim, stream=SAMPLES).to(torch.float32)
-    label = sample_labels(subject.stored, start=start, stop=stop, seed=subject.seed, label=None)
-    grid = torch.tensor(plan.solver_times, dtype=torch.float64)
+    """Follow the paths of samples ``start <= i < stop``."""
+    x0, label = _noise(subject, start=start, stop=stop)
+    grid = subject.grid
     once, twice, four_times = (
         _solve(subject, x0, times, label=label) for times in (grid, halved(grid), halved(halved(grid)))
     )
     source = _source(subject, x0, label=label, start=start)
     exact = reference.ends(source, label=label)
     if not subject.is_exact:
-        limit = richardson(four_times, twice, order=ORDERS[plan.solver])
+        limit = richardson(four_times, twice, order=ORDERS[subject.store.plan.solver])
     else:
         limit = exact if source is x0 else reference.ends(x0, label=label)
-    return Ends(
-        generator=_mapped(subject, x0, label=label),
-        solver=(once, twice, four_times),
-        limit=limit,
-        exact=exact,
-    )
+    return Ends(solver=(once, twice, four_times), limit=limit, exact=exact)
+
+
+def _fit_squares(subject: Subject, *, start: int, stop: int) -> Floats:
+    """Give ||g(0, T, x0) - x_K||^2 of samples ``start <= i < stop``, ``[stop - start, 2]``.
+
+    In data units, and a coordinate in standardised units.
+    """
+    x0, label = _noise(subject, start=start, stop=stop)
+    mapped, ends = _mapped(subject, x0, label=label), _solve(subject, x0, subject.grid, label=label)
+    coordinate = np.full(subject.data.dim, 1 / math.sqrt(math.prod(subject.data.dim)))
+    scales = (subject.data.standardisation.scale, coordinate)
+    return np.stack([squared_gaps(mapped, ends, scale=scale) for scale in scales], axis=1)
 
 
 def _mapped(subject: Subject, x0: Tensor, *, label: Tensor | None) -> Floats:
-    start, end = (torch.tensor(t, dtype=torch.float64) for t in (subject.store.plan.solver_times[0], subject.stop))
     with torch.no_grad():
-        return _wide(labelled(subject.stored.generator, label)(start, end, x0))
+        return _wide(labelled(subject.stored.generator, label)(subject.grid[0], subject.grid[-1], x0))
 
 
 def _solve(subject: Subject, x0: Tensor, grid: Tensor, *, label: Tensor | None) -> Floats:
@@ -292,14 +314,11 @@ def _knobs(subject: Subject, *, order: float | None, moments: Floats) -> Knobs:
 def _trained_fit(subject: Subject) -> Distance:
     """Give the fit on stored trajectories, in data units."""
     plan, scale = subject.store.plan, subject.data.standardisation.scale
-    count, step = min(subject.paths, subject.count), block_rows(plan.dim)
     squares = []
-    for start in range(0, count, step):
-        stop = min(start + step, count)
+    for start, stop in _blocks(min(subject.samples, subject.count), plan.dim):
         x0 = standard_normal(plan.seed, start, stop, plan.dim, stream=TRAJECTORIES).to(torch.float32)
         mapped = _mapped(subject, x0, label=row_labels(plan, start, stop))
-        gaps = scale * (mapped - subject.store.read_rows(start, stop)[:, -1])
-        squares.append((gaps.reshape(len(gaps), -1) ** 2).sum(1))
+        squares.append(squared_gaps(mapped, subject.store.read_rows(start, stop)[:, -1], scale=scale))
     return root_mean_square("trained_fit", np.concatenate(squares))
 
 

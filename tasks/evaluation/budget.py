@@ -28,13 +28,11 @@ class Ends:
     """Where paths from the same noise end, each ``[n, *dim]``, in standardised units.
 
     Args:
-        generator: a.
         solver: b, and the same with every step halved, and halved again.
         limit: c.
         exact: d.
     """
 
-    generator: Floats
     solver: tuple[Floats, Floats, Floats]
     limit: Floats
     exact: Floats
@@ -45,14 +43,12 @@ class Gaps:
     """Squared distances of a path's ends, in data units, each ``[n]`` float64.
 
     Args:
-        fit: a to b.
         euler: b to c.
         velocity: c to d.
         coarse: from K steps to 2 K.
         fine: from 2 K steps to 4 K.
     """
 
-    fit: Floats
     euler: Floats
     velocity: Floats
     coarse: Floats
@@ -91,18 +87,18 @@ def richardson(fine: Floats, coarse: Floats, *, order: int) -> Floats:
 def gaps_of(ends: Ends, *, scale: Floats) -> Gaps:
     """Give the gaps of some paths; ``scale [*dim]`` is what a standardised unit is in data units."""
     once, twice, four_times = ends.solver
-
-    def squares(x: Floats, y: Floats) -> Floats:
-        gaps = scale * (x.astype(np.float64) - y)
-        return np.asarray((gaps.reshape(len(gaps), -1) ** 2).sum(1))
-
     return Gaps(
-        fit=squares(ends.generator, once),
-        euler=squares(once, ends.limit),
-        velocity=squares(ends.limit, ends.exact),
-        coarse=squares(once, twice),
-        fine=squares(twice, four_times),
+        euler=squared_gaps(once, ends.limit, scale=scale),
+        velocity=squared_gaps(ends.limit, ends.exact, scale=scale),
+        coarse=squared_gaps(once, twice, scale=scale),
+        fine=squared_gaps(twice, four_times, scale=scale),
     )
+
+
+def squared_gaps(x: Floats, y: Floats, *, scale: Floats) -> Floats:
+    """Give ||scale (x - y)||^2 of each path, ``[n]`` float64, for ends ``x, y [n, *dim]``."""
+    gaps = scale * (x.astype(np.float64) - y)
+    return np.asarray((gaps.reshape(len(gaps), -1) ** 2).sum(1))
 
 
 def joined(parts: Sequence[Gaps]) -> Gaps:
@@ -122,33 +118,51 @@ def early_stopping(noise: float, data: float, *, scale: Floats, second_moments: 
     return math.sqrt(float((scale**2 * (noise**2 + (1 - data) ** 2 * second_moments)).sum()))
 
 
-def budget_terms(gaps: Gaps, *, stopping: float, rows: int) -> dict[str, Distance]:
+def budget_terms(gaps: Gaps, *, fit: Floats, stopping: float, rows: int) -> dict[str, Distance]:
     """Give the four terms and ``bound``, their sum, each with its standard error over the paths.
 
-    The terms share their paths, so the error of their sum is that of the sum of what each path adds to them (the delta
-    method). Early stopping is known exactly.
+    The error of the sum is that of the sum of what each path adds to the terms (the delta method), which share their
+    paths: those of ``gaps`` are the first of those of ``fit``. Early stopping is known exactly.
 
     Args:
-        gaps: of all paths.
+        gaps: of some paths.
+        fit: squared distances of a to b, in data units, ``[m]``, of at least as many.
         stopping: :func:`early_stopping`.
         rows: that it was computed from.
     """
-    squares = {"velocity": gaps.velocity, "euler": gaps.euler, "fit": gaps.fit}
-    values = {name: math.sqrt(float(of.mean())) for name, of in squares.items()}
-    influences = {
-        name: (of - of.mean()) / (2 * values[name]) if values[name] > 0 else np.zeros(len(of))
-        for name, of in squares.items()
-    }
-    values["bound"] = stopping + sum(values.values())
-    influences["bound"] = np.sum(list(influences.values()), axis=0)
-    found = {
+    velocity, by_velocity = _root(gaps.velocity)
+    euler, by_euler = _root(gaps.euler)
+    fitted, by_fit = _root(fit)
+    n, flow = len(by_velocity), by_velocity + by_euler
+    shared = float(np.cov(by_fit[:n], flow)[0, 1]) if n > 1 else 0.0
+    variance = _variance(flow) / n + _variance(by_fit) / len(fit) + 2 * shared / len(fit)
+
+    def term(name: str, value: float, influences: Floats) -> Distance:
+        error = math.sqrt(_variance(influences) / len(influences))
+        return Distance(name=f"budget.{name}", value=value, standard_error=error, n=len(influences))
+
+    return {
         "early_stopping": Distance(name="budget.early_stopping", value=stopping, standard_error=0.0, n=rows),
+        "velocity": term("velocity", velocity, by_velocity),
+        "euler": term("euler", euler, by_euler),
+        "fit": term("fit", fitted, by_fit),
+        "bound": Distance(
+            name="budget.bound",
+            value=stopping + velocity + euler + fitted,
+            standard_error=math.sqrt(max(0.0, variance)),
+            n=n,
+        ),
     }
-    for name, value in values.items():
-        each = influences[name]
-        error = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else 0.0
-        found[name] = Distance(name=f"budget.{name}", value=value, standard_error=error, n=len(each))
-    return found
+
+
+def _root(squares: Floats) -> tuple[float, Floats]:
+    """Give the root mean square, and by how much each path moves it, ``[n]``."""
+    value = math.sqrt(float(squares.mean()))
+    return value, (squares - squares.mean()) / (2 * value) if value > 0 else np.zeros(len(squares))
+
+
+def _variance(x: Floats) -> float:
+    return float(x.var(ddof=1)) if len(x) > 1 else 0.0
 
 
 def observed_order(gaps: Gaps) -> float | None:

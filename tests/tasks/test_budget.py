@@ -211,25 +211,35 @@ def test_a_velocity_that_is_off_by_a_vector_ends_off_by_a_known_one_and_the_boun
     assert budget.advice.startswith("Next: velocity.steps, or a larger velocity.network: the velocity's loss is ")
 
 
-def two_rows(folder: Path, *, label: bool = False) -> DatasetSpec:
+def two_rows(folder: Path, *, label: bool = False, width: float = 1.0) -> DatasetSpec:
     folder.mkdir(exist_ok=True)
-    arrays: dict[str, Any] = {"x": np.array([[-1.0, 0.0], [1.0, 0.0]]), **({"label": [0, 1]} if label else {})}
+    arrays: dict[str, Any] = {"x": np.array([[-width, 0.0], [width, 0.0]]), **({"label": [0, 1]} if label else {})}
     np.savez(folder / "rows.npz", **arrays)
     return DatasetSpec(kind="npz", path=str(folder / "rows.npz"), standardise=False)
 
 
-@pytest.mark.parametrize(("kind", "stop"), [("linear", 1.0), ("trigonometric", 1.0), ("foellmer", 0.999), ("vp", 1.0)])
-def test_characteristics_of_the_data_end_in_their_rows(tmp_path: Path, kind: str, stop: float) -> None:
+@pytest.mark.parametrize(
+    ("kind", "stop", "width"),
+    [
+        ("linear", 1.0, 1.0),
+        ("linear", 1.0, 0.02),  # which part late
+        ("trigonometric", 1.0, 1.0),
+        ("foellmer", 0.999, 1.0),
+        ("vp", 1.0, 1.0),
+    ],
+)
+def test_characteristics_of_the_data_end_in_their_rows(tmp_path: Path, kind: str, stop: float, width: float) -> None:
     """Of two rows, by symmetry, in that on whose side the noise lies."""
+    dataset, velocity = two_rows(tmp_path, width=width), VelocitySpec(kind="kernel", bandwidth=0.0)
     trajectories = TrajectoriesSpec(count=16, steps=4, stop=0.9 * stop)
-    subject = made(tmp_path, two_rows(tmp_path), VelocitySpec(kind="kernel", bandwidth=0.0), trajectories=trajectories)
+    subject = made(tmp_path, dataset, velocity, trajectories=trajectories)
     reference = replace(_reference(subject), stop=stop, interpolant=Interpolant(kind))
     reference = replace(reference, field=replace(reference.field, interpolant=Interpolant(kind)))
     x0 = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     x0 = x0[x0[:, 0].abs() > 0.05]
     ends = reference.ends(x0, label=None)
     alpha = math.sqrt(1 - stop**2) if kind == "foellmer" else 0.0
-    rows = np.stack([np.sign(x0[:, 0].numpy()), np.zeros(len(x0))], 1)
+    rows = np.stack([width * np.sign(x0[:, 0].numpy()), np.zeros(len(x0))], 1)
     assert np.linalg.norm(ends - rows, axis=1).max() < 3.5 * alpha + 1e-3
 
 
