@@ -49,8 +49,8 @@ from tasks.transport.solver import EVALUATIONS_PER_STEP, ORDERS, solve
 from tasks.transport.targets import GaussianMixture, OracleField
 
 _STATE_VALUES = 2**17  # coordinates of all paths, at most: a network of images takes long for each
-_MULTIPLICATIONS = 3e11  # of the sums over the data, at most: less than a minute of a core
-_WEIGHT_COST = 150  # multiplications that the weight of a point costs
+_MULTIPLICATIONS = 1e12  # of the sums over the data, at most: less than a minute of a core
+_WEIGHT_COST = 510  # multiplications that the weight of a point costs
 _LEAST_PATHS = 8  # however many the data
 _ORACLE_STEPS, _DATA_STEPS = 256, 32  # of the exact characteristics
 _HALVINGS = 10  # of the time that remains before the last step, at most: near rows velocities change with it
