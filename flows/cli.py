@@ -25,8 +25,8 @@ from flows.display import (
     INTERRUPTED,
     OUT,
     Bars,
-    metric_rows,
     print_json,
+    print_metrics,
     print_run,
     print_study,
     print_table,
@@ -208,12 +208,13 @@ def _show(options: argparse.Namespace) -> int:
             rows.append((step, f"{stage.seconds:.1f}", stage.key[:12], holder, _facts(stage.summary)))
     print_table(OUT, ("step", "seconds", "key", "held by", "facts"), rows)
     if record.metrics:
-        print_table(OUT, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
+        print_metrics(OUT, record)
     return DONE
 
 
 def _facts(summary: Any) -> str:
-    return ", ".join(f"{key} {value}" for key, value in summary.items() if isinstance(value, (int, str)))
+    told = {key: value for key, value in summary.items() if isinstance(value, (int, str)) and key != "advice"}
+    return ", ".join(f"{key} {value}" for key, value in told.items())
 
 
 def _verify(options: argparse.Namespace) -> int:

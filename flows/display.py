@@ -104,6 +104,18 @@ def metric_rows(metrics: Mapping[str, float], detail: Mapping[str, Mapping[str, 
     ]
 
 
+def print_metrics(console: Console, record: RunRecord) -> None:
+    """Print a run's metrics, and which error to spend on next."""
+    print_table(console, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
+    if advice := advice_of(record):
+        console.print(advice, markup=False, highlight=False)
+
+
+def advice_of(record: RunRecord) -> str:
+    """Give what a run's error budget advises; empty where there is none, as in runs of before."""
+    return str(record.steps["evaluate"].summary.get("advice", "")) if "evaluate" in record.steps else ""
+
+
 def print_run(console: Console, run: Run, pending: Sequence[str], *, wall: float) -> None:
     """Print what a command did of a run: its steps, the time that was not theirs, its metrics and where they lie.
 
@@ -126,7 +138,7 @@ def print_run(console: Console, run: Run, pending: Sequence[str], *, wall: float
         _print_orchestration(console, record, pending, wall=wall)
     if record.metrics:
         console.print()
-        print_table(console, ("metric", "value", "error", "n"), metric_rows(record.metrics, record.metrics_detail))
+        print_metrics(console, record)
     console.print()
     if "evaluate" in run.steps:
         console.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
@@ -206,4 +218,5 @@ def run_json(run: Run, record: RunRecord, pending: Sequence[str]) -> dict[str, A
         },
         "metrics": dict(record.metrics),
         "metrics_detail": dict(record.metrics_detail),
+        "advice": advice_of(record),
     }

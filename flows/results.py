@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from flows.display import DONE, ERR, OUT, Bars, metric_rows, print_json, print_table, run_json
+from flows.display import DONE, ERR, OUT, Bars, print_json, print_metrics, run_json
 from flows.progress import listening
 from flows.runs import chosen_root, reopen
 from storage.catalog import Catalog, RunRecord
@@ -69,7 +69,7 @@ def evaluate(options: argparse.Namespace) -> int:
         perform("evaluate", run, SerialExecutor(), progress=lambda *_: None)
     if options.json:
         return print_json(run_json(run, run.record, ("evaluate",)))
-    print_table(OUT, ("metric", "value", "error", "n"), metric_rows(run.record.metrics, run.record.metrics_detail))
+    print_metrics(OUT, run.record)
     OUT.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
     return DONE
 

@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import numpy as np
-import torch
 from torch import nn
 
 from storage.data import DataStore
@@ -20,7 +18,8 @@ from storage.errors import InputError
 from storage.export import write_report
 from storage.models import read_model
 from storage.paths import Location
-from storage.trajectories import Floats, TrajectoryStore
+from storage.trajectories import TrajectoryStore
+from tasks.budget import Subject, measure_budget
 from tasks.distances import draw_sets, measure_sets
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.report import render
@@ -28,20 +27,14 @@ from tasks.features import LawFeatures, load_law_features
 from tasks.fit_velocity import load_velocity
 from tasks.frechet import measure_frechet, require_enough
 from tasks.gallery import gather
-from tasks.measures import block_rows, held_out, measure_lipschitz, measure_velocity, root_mean_square
+from tasks.measures import held_out, measure_lipschitz, measure_velocity
 from tasks.neighbours import compare_with_data, measure_agreement, measure_balance, measure_memorised
 from tasks.report import about_velocity, compose, draw_figures, step_details
-from tasks.sample import sample_labels
-from tasks.simulation import given_labels
 from tasks.specs import DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
 from tasks.storage_choices import measure_storage
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.device import local_device
-from tasks.training.fitting import labelled
-from tasks.transport.field import VelocityField
 from tasks.transport.interpolant import Interpolant
-from tasks.transport.noise import SAMPLES, standard_normal
-from tasks.transport.solver import solve
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +62,7 @@ class EvaluateSummary:
     metrics: Mapping[str, float]
     metrics_detail: Mapping[str, Mapping[str, float]]  # n and standard error of each
     page: str  # name of the report's page inside its folder
+    advice: str  # which error to spend on next
 
 
 def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary:
@@ -100,9 +94,10 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     )
     measured = measure_sets(sets.comparison, seed=spec.seed, progress=progress)
     measured += [*scores.measured, *measure_balance(compared, data)]
-    others = [measure_memorised(compared), *_fit_errors(request, data, store, stored)]
-    others += measure_agreement(compared, data, stored, seed=spec.seed)
-    velocity, about = _velocity(request, data, store)
+    subject = _subject(request, data, store, stored)
+    budget, fit_error = measure_budget(subject, w2=measured[0])
+    others = [measure_memorised(compared), fit_error, *measure_agreement(compared, data, stored, seed=spec.seed)]
+    velocity, about = _velocity(subject)
     storage = measure_storage(
         store.plan,
         request.velocity.folder,
@@ -111,7 +106,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
         standardisation=data.standardisation,
     )
     rows = [row for m in measured for row in (m.distance, m.floor)]
-    metrics, detail = _tabulate([*rows, measured[0].ratio, *others, *velocity])
+    metrics, detail = _tabulate([*rows, measured[0].ratio, *others, *budget.distances, *velocity])
     shown = gather(
         data,
         store,
@@ -129,6 +124,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
         request.facts,
         measured=measured,
         others=others,
+        budget=budget,
         velocity=velocity,
         about=about | scores.about,
         storage=storage,
@@ -142,9 +138,9 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
         request.report,
         page=render(content),
         pictures={figure.name: figure.png for figure in figures},
-        metrics={"metrics": metrics, "metrics_detail": detail, "storage": asdict(storage)},
+        metrics={"metrics": metrics, "metrics_detail": detail, "storage": asdict(storage), "advice": budget.advice},
     )
-    return EvaluateSummary(metrics=metrics, metrics_detail=detail, page="index.html")
+    return EvaluateSummary(metrics=metrics, metrics_detail=detail, page="index.html", advice=budget.advice)
 
 
 def require_measurable(
@@ -188,26 +184,40 @@ def _sizes(request: EvaluateRequest, data: DataStore, store: TrajectoryStore) ->
     }
 
 
-def _velocity(
-    request: EvaluateRequest, data: DataStore, store: TrajectoryStore
-) -> tuple[list[Distance], dict[str, str]]:
-    """Give the measures of the velocity, and what the report says of them."""
-    spec = read_model(request.velocity.folder).spec
-    interpolant, device = Interpolant(store.plan.interpolant), local_device(request.device)
+def _subject(request: EvaluateRequest, data: DataStore, store: TrajectoryStore, stored: StoredGenerator) -> Subject:
+    """Gather what the velocity and the error budget are measured of."""
+    spec, device = read_model(request.velocity.folder).spec, local_device(request.device)
     field = load_velocity(request.velocity.folder)
     if isinstance(field, nn.Module):
         field.to(device)
     pairs = held_out(
         request.dataset,
         data,
-        interpolant=interpolant,
+        interpolant=Interpolant(store.plan.interpolant),
         stop=store.plan.times[-1],
         samples=request.evaluation.samples,
         seed=request.evaluation.seed,
         classes=spec.get("classes", 0),
     )
-    found = measure_velocity(field, pairs, interpolant=interpolant, device=device)
-    found += measure_lipschitz(field, store, count=request.count, seed=request.evaluation.seed, device=device)
+    return Subject(
+        data=data,
+        store=store,
+        stored=stored,
+        field=field,
+        spec=spec,
+        pairs=pairs,
+        count=request.count,
+        samples=request.evaluation.samples,
+        seed=request.evaluation.seed,
+        device=device,
+    )
+
+
+def _velocity(subject: Subject) -> tuple[list[Distance], dict[str, str]]:
+    """Give the measures of the velocity, and what the report says of them."""
+    field, pairs, spec, device = subject.field, subject.pairs, subject.spec, subject.device
+    found = measure_velocity(field, pairs, interpolant=subject.interpolant, device=device)
+    found += measure_lipschitz(field, subject.store, count=subject.count, seed=subject.seed, device=device)
     is_copying = spec["kind"] == "kernel" and spec.get("bandwidth") == 0
     return found, about_velocity(pairs=pairs.description, stop=pairs.stop, is_copying=is_copying)
 
@@ -220,54 +230,6 @@ def _require_same_path(stored: StoredGenerator, store: TrajectoryStore) -> None:
             f"{stored.times[-1]:g}, and {store.path} holds shape {list(plan.dim)} at {len(plan.times)} times to "
             f"{plan.times[-1]:g}; train it on these"
         )
-
-
-def _fit_errors(
-    request: EvaluateRequest, data: DataStore, store: TrajectoryStore, stored: StoredGenerator
-) -> list[Distance]:
-    """Give the root mean square of g(0, T, x_0) - x_K, x_K the solver's end state from the same fresh noise.
-
-    Two ways: ``budget.fit`` is sqrt(E ||.||^2) in data units, a bound on what the fit adds to W2, and ``fit_error`` is
-    sqrt(E ||.||^2 / d) in standardised units, which compares between datasets.
-    """
-    count, step = request.evaluation.samples, block_rows(stored.dim)
-    field = load_velocity(request.velocity.folder)
-    squares = np.concatenate(
-        [
-            _squared_gaps(
-                field, data, store, stored, start=start, stop=min(start + step, count), seed=request.evaluation.seed
-            )
-            for start in range(0, count, step)
-        ]
-    )
-    return [root_mean_square("budget.fit", squares[:, 0]), root_mean_square("fit_error", squares[:, 1])]
-
-
-def _squared_gaps(
-    field: VelocityField,
-    data: DataStore,
-    store: TrajectoryStore,
-    stored: StoredGenerator,
-    *,
-    start: int,
-    stop: int,
-    seed: int,
-) -> Floats:
-    """Give ||g(0, T, x_0) - x_K||^2 of the samples ``start <= i < stop``, of the same classes where there are any.
-
-    ``[stop - start, 2]`` float64: in data units, and a coordinate in standardised units.
-    """
-    plan = store.plan
-    x0 = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(torch.float32)
-    grid = torch.tensor(plan.solver_times, dtype=torch.float64)
-    label = sample_labels(stored, start=start, stop=stop, seed=seed, label=None)
-    given = given_labels(plan, field, label)
-    ends = solve(given, x0, grid, solver=plan.solver, interpolant=Interpolant(plan.interpolant))[:, -1]
-    with torch.no_grad():
-        mapped = labelled(stored.generator, label)(grid[0], grid[-1], x0)
-    gaps = (mapped - ends).numpy().astype(np.float64)
-    scaled = (data.standardisation.scale * gaps).reshape(len(gaps), -1)
-    return np.stack([(scaled**2).sum(1), (gaps.reshape(len(gaps), -1) ** 2).mean(1)], axis=1)
 
 
 def _tabulate(rows: list[Distance]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

@@ -72,6 +72,18 @@ def kernel_field(model: StoredModel, folder: Location) -> KernelField:
     return _field(model, HeldPoints(points=StoredPoints(store, stored_reduction(model))))
 
 
+def data_field(store: DataStore, interpolant: Interpolant, *, seed: int) -> KernelField:
+    """Give the velocity of the data themselves, a kernel of bandwidth 0, whose points this process reads."""
+    sample, _ = _some_rows(store, FITTED_ROWS, seed=seed)
+    reduction = fit_reduction(sample, seed=seed)
+    return KernelField(
+        interpolant=interpolant,
+        bandwidth=0.0,
+        reduction=reduction,
+        regression=HeldPoints(points=StoredPoints(store, reduction)),
+    )
+
+
 def spread_kernel_field(folder: Location, *, executor: Executor) -> KernelField:
     """Give a published kernel whose points are summed shard by shard through an executor."""
     model = read_model(folder)

@@ -6,6 +6,7 @@ from storage.journal import read_journal
 from storage.paths import Location
 from tasks.distances import PROJECTIONS
 from tasks.evaluation import images, plots
+from tasks.evaluation.budget import ErrorBudget
 from tasks.evaluation.choices import StorageTable
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
@@ -94,6 +95,7 @@ def compose(
     *,
     measured: Sequence[Measured],
     others: Sequence[Distance],
+    budget: ErrorBudget,
     velocity: Sequence[Distance],
     about: Mapping[str, str],
     storage: StorageTable,
@@ -108,6 +110,7 @@ def compose(
         facts: what only the flow knows.
         measured: distances with their floors.
         others: further measures of the samples, shown at the top.
+        budget: the error budget.
         velocity: measures of the velocity.
         about: what this run has to say of measures, in place of what is said otherwise.
         storage: the ways of storing its trajectories.
@@ -146,6 +149,7 @@ def compose(
         created=facts.created,
         headline=[_metric(each, words) for each in (measured[0].ratio, measured[0].distance, *others)],
         distances=rows,
+        budget=budget,
         metrics=[_metric(each, words) for each in velocity],
         storage=storage,
         figures=figures,
@@ -170,8 +174,8 @@ _ABOUT = {
     "pixel space, with its errors); floor: the mean of as many exact draws",
     "class_agreement": "samples to which a 1-nearest-neighbour classifier in pixel space gives the class asked for",
     "memorised_fraction": "samples whose nearest training point is nearer than a third of the second; by chance 3^−d",
-    "budget.fit": "one-step map against the solver's end states from the same noise, root mean square, in data units",
-    "fit_error": "the same a coordinate, in standardised units",
+    "fit_error": "one-step map against the solver's end states from the same noise, root mean square a coordinate, "
+    "in standardised units",
     "velocity_floor": "the least that velocity_loss can be: the loss of the exact velocity",
     "velocity_error": "velocity against the exact one, root mean square a coordinate",
     "lipschitz": "largest change of the velocity per change of x, by central differences and the power method at "

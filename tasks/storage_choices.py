@@ -6,12 +6,10 @@ code that a store uses.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from storage.data import Standardisation
 from storage.encoding import ChunkEncoding
@@ -23,6 +21,7 @@ from tasks.evaluation.choices import StorageRow, StorageTable, advise, coupled_d
 from tasks.evaluation.wasserstein import wasserstein
 from tasks.saving import precision_name, save_name, saved_steps, stored_precision
 from tasks.simulation import planned_velocity, solve_chunk
+from tasks.training.device import one_thread
 from tasks.transport.field import VelocityField
 from tasks.transport.solver import ORDERS
 
@@ -97,7 +96,7 @@ def measure_storage(
     except StorageError as error:
         return StorageTable(left_out=str(error))
     whole = _whole(plan, count=count)
-    with _one_thread():
+    with one_thread():
         states = solve_chunk(whole, 0, field=field)
     ends = states[:, -1].copy()
     if spread(ends) == 0:
@@ -112,7 +111,7 @@ def measure_storage(
         _measure(states, way, found, judge=judge, is_used=found == used.plan(whole), timed_rows=timed_rows)
         for found, way in ways.items()
     ]
-    with _one_thread():
+    with one_thread():
         solver_error = _solver_error(whole, ends, field=field)
     return StorageTable(
         rows=rows,
@@ -124,17 +123,6 @@ def measure_storage(
         solver_error=solver_error,
         advice=advise(rows, solver_error=solver_error),
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute as the integrate step does; small products gain nothing from a second thread, and wait for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _whole(plan: TrajectoryPlan, *, count: int) -> TrajectoryPlan:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from tasks.evaluation.budget import ErrorBudget
 from tasks.evaluation.choices import StorageTable
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.paper import DARK, LIGHT
@@ -24,8 +25,10 @@ _BUDGET_TERMS = {
     "velocity": "estimating the velocity",
     "euler": "discretising the characteristics",
     "fit": "fitting the generator",
-    "bound": "the bound: all of them, propagated",
+    "bound": "all of them: a bound on the distance",
+    "measured": "the distance, above its floor",
 }
+_MEASURED = "√(w2² − w2_floor²), which the bound covers but for the errors of both"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,7 @@ class ReportContent:
         distances: each with its floor.
         figures: in reading order.
         tables: in reading order, after the figures.
-        budget: the error budget, by its terms ``early_stopping, velocity, euler, fit, bound``.
+        budget: the error budget.
         metrics: all other measures.
         storage: the ways of storing the trajectories.
         steps: in order.
@@ -159,7 +162,7 @@ class ReportContent:
     distances: Sequence[DistanceRow] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    budget: Mapping[str, Distance] | None = None
+    budget: ErrorBudget | None = None
     metrics: Sequence[Metric] = ()
     storage: StorageTable | None = None
     steps: Sequence[StepRow] = ()
@@ -179,7 +182,7 @@ def render(content: ReportContent) -> str:
         light=LIGHT,
         dark=DARK,
         axis=_ratio_axis(content.distances),
-        budget=_budget_rows(content.budget or {}),
+        budget=_budget_rows(content.budget),
         longest=max((step.seconds for step in content.steps), default=0.0),
     )
 
@@ -285,18 +288,45 @@ def _ratio_axis(rows: Sequence[DistanceRow]) -> _RatioAxis | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _BudgetRow:
+    """A bar of the error budget, positions in percent of the longest end.
+
+    Terms are stacked: each begins where the one before it ended, and the bound spans them all.
+    """
+
+    kind: str  # term, bound or measured
     label: str
+    note: str
     term: Distance
-    percent: float | None  # of the largest term; None for the bound, which dwarfs its terms
+    left: float
+    width: float
+    low: float  # one standard error on either side of the bar's end
+    high: float
 
 
-def _budget_rows(budget: Mapping[str, Distance]) -> list[_BudgetRow]:
-    largest = max((term.value for name, term in budget.items() if name != "bound"), default=0.0)
-    return [
-        _BudgetRow(
-            label=_BUDGET_TERMS.get(name, name),
-            term=term,
-            percent=None if name == "bound" or largest <= 0 else 100 * term.value / largest,
+def _budget_rows(budget: ErrorBudget | None) -> list[_BudgetRow]:
+    if budget is None:
+        return []
+    longest = max(end.value + end.standard_error for end in (*budget.terms.values(), budget.measured)) or 1.0
+
+    def place(value: float) -> float:
+        return 100 * min(1.0, max(0.0, value / longest))
+
+    rows, reached = [], 0.0
+    for name, term in {**budget.terms, "measured": budget.measured}.items():
+        kind = name if name in ("bound", "measured") else "term"
+        begin = reached if kind == "term" else 0.0
+        end, error = begin + term.value, term.standard_error
+        rows.append(
+            _BudgetRow(
+                kind=kind,
+                label=_BUDGET_TERMS[name],
+                note=budget.words.get(name, _MEASURED),
+                term=term,
+                left=place(begin),
+                width=place(end) - place(begin),
+                low=place(end - error),
+                high=place(end + error),
+            )
         )
-        for name, term in budget.items()
-    ]
+        reached = end if kind == "term" else reached
+    return rows

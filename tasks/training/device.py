@@ -4,8 +4,8 @@ tf32, bf16 and ``torch.compile`` are used on a GPU only; elsewhere they fall bac
 """
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -130,6 +130,17 @@ def place(device: torch.device, *, precision: str, is_compiled: bool) -> Placeme
         is_tf32=is_gpu and precision == "tf32",
         is_compiled=is_gpu and is_compiled,
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute as the integrate step does; small products gain nothing from a second thread, and wait for it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def place_training(spec: Trained, device: torch.device) -> Placement:

@@ -33,6 +33,11 @@ def time_grid(kind: str, *, steps: int, stop: float, rho: float = 7.0) -> Tensor
     raise ValueError(f"trajectories.grid must be one of {', '.join(GRIDS)}, got {kind!r}")
 
 
+def halved(grid: Tensor) -> Tensor:
+    """Give a grid ``[times]`` with the middle of each step between its times: the same grid with twice the steps."""
+    return torch.cat([grid, (grid[1:] + grid[:-1]) / 2]).sort().values
+
+
 def _karras(share: Tensor, *, stop: float, rho: float) -> Tensor:
     if not rho > 0:
         raise ValueError(f"trajectories.rho must be positive, got {rho:g}")

@@ -113,6 +113,11 @@ class GaussianMixture:
         """Give the law of ``(x - shift) / scale``, with ``shift, scale [d]``."""
         return GaussianMixture(self.weights, tuple(c.affine(shift, scale) for c in self.components))
 
+    def second_moments(self) -> Tensor:
+        """Give E x_i^2 of each coordinate, ``[d]``."""
+        moments = torch.stack([c.mean**2 + c.covariance.diagonal() for c in self.components])
+        return self._normalised(moments.dtype) @ moments
+
     def sample(self, uniform: Tensor, noise: Tensor) -> Tensor:
         """Map ``uniform [rows]`` in [0, 1) (which component) and normal ``noise [rows, d]`` to draws ``[rows, d]``."""
         edges = torch.cumsum(self._normalised(uniform.dtype), 0)

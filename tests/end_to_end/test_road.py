@@ -42,12 +42,18 @@ def test_a_finished_run_repeated_does_nothing_and_says_so(root: Path) -> None:
 
 def test_the_metrics_carry_their_promised_names_errors_and_counts(root: Path) -> None:
     found = charflow_json("run", "gaussian", root=root, changes=CHANGES)
-    names = {"w2", "w2_floor", "w2_ratio", "sliced_w2", "sinkhorn", "memorised_fraction", "budget.fit"}
+    names = {"w2", "w2_floor", "w2_ratio", "sliced_w2", "sinkhorn", "memorised_fraction", "w2_excess", "fit_error"}
+    terms = ("early_stopping", "velocity", "euler", "fit")
+    names |= {f"budget.{name}" for name in (*terms, "bound")}
     assert names <= found["metrics"].keys()
     for name in names:
         assert found["metrics_detail"][name].keys() >= {"n", "standard_error"}
     ratio = found["metrics"]["w2"] / found["metrics"]["w2_floor"]
     assert found["metrics"]["w2_ratio"] == pytest.approx(ratio)
+    bound = found["metrics"]["budget.bound"]
+    assert bound == pytest.approx(sum(found["metrics"][f"budget.{name}"] for name in terms))
+    assert bound > found["metrics"]["w2_excess"]
+    assert found["advice"].startswith("Next: ")
 
 
 def test_the_report_is_one_page_without_the_network(root: Path) -> None:
@@ -98,6 +104,7 @@ def test_show_and_runs_tell_what_there_is(root: Path) -> None:
     assert [run["name"] for run in charflow_json("runs", root=root)["runs"]] == ["gaussian"]
     out, _ = charflow("show", "gaussian", root=root)
     assert "integrate" in out
+    assert shown["steps"]["evaluate"]["summary"]["advice"] in out
 
 
 def test_a_raised_count_keeps_every_chunk(root: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Bars and tables: what a person is told, on a terminal and in a log."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
-from flows.display import Bars, metric_rows, print_study, print_table
+from flows.display import Bars, advice_of, metric_rows, print_metrics, print_study, print_table
+from storage.catalog import RunRecord, StageRecord
 
 
 def console(*, is_terminal: bool) -> tuple[Console, io.StringIO]:
@@ -108,3 +110,14 @@ def test_a_table_aligns_numbers_to_the_right_and_says_everything() -> None:
 def test_metrics_are_printed_with_their_errors_and_counts() -> None:
     rows = metric_rows({"w2": 1.23456, "x": 2.0}, {"w2": {"standard_error": 0.0123, "n": 2000.0}})
     assert rows == [("w2", "1.235", "0.012", "2000"), ("x", "2", "", "")]
+
+
+def test_what_to_spend_on_next_stands_below_the_metrics() -> None:
+    stage = StageRecord(key="k", holder="r", seconds=1.0, finished="", summary={"advice": "Next: [this] one."})
+    record = RunRecord(name="r", identity="i", config="c", created="", updated="", metrics={"w2": 1.5})
+    where, out = console(is_terminal=False)
+    print_metrics(where, record)
+    assert advice_of(record) == ""
+    assert "Next" not in out.getvalue()
+    print_metrics(where, replace(record, steps={"evaluate": stage}))
+    assert out.getvalue().splitlines()[-1] == "Next: [this] one."

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from storage.chunks import Shard
 from storage.data import DataStore, Values
 from storage.errors import InputError
 from storage.trajectories import TrajectoryStore
-from tasks.evaluate import EvaluateRequest, EvaluateSummary, _fit_errors, _require_same_path, evaluate
+from tasks.evaluate import EvaluateRequest, EvaluateSummary, _require_same_path, evaluate
 from tasks.executor import SerialExecutor
-from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity, train_velocity
+from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.gallery import _by_evaluations
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
@@ -34,8 +32,6 @@ from tasks.specs import (
 )
 from tasks.train_generator import GeneratorRequest, load_generator, train_characteristics
 from tasks.training.group import alone
-from tasks.transport.interpolant import Interpolant
-from tasks.transport.solver import solve
 
 pytestmark = pytest.mark.slow  # pictures
 
@@ -136,11 +132,14 @@ def told(request: EvaluateRequest, summary: EvaluateSummary) -> str:
         assert detail["standard_error"] >= 0
     kept = json.loads((request.report / "metrics.json").read_text())
     assert kept["metrics"] == dict(summary.metrics)
+    assert kept["advice"] == summary.advice
+    assert summary.metrics["budget.bound"] > summary.metrics["w2_excess"]
     assert sum(row["is_used"] for row in kept["storage"]["rows"]) == 1
     assert kept["storage"]["trajectories"] == 200
     page = (request.report / summary.page).read_text()
     assert len(page) < 10**7
     assert kept["storage"]["advice"] in html.unescape(page)
+    assert summary.advice in html.unescape(page)
     assert all(name in page for name in summary.metrics if not name.endswith("_floor"))
     return page
 
@@ -149,12 +148,12 @@ def test_a_drawn_target_with_its_exact_velocity(tmp_path: Path) -> None:
     request = road(tmp_path, GAUSSIAN, VelocitySpec(kind="oracle"))
     summary = evaluate(request, progress=silent)
     page = told(request, summary)
-    assert summary.metrics["velocity_error"] == 0
+    assert summary.metrics["velocity_error"] == summary.metrics["budget.velocity"] == 0
     excess = summary.metrics["velocity_loss"] - summary.metrics["velocity_floor"]
     assert abs(excess) < 4 * summary.metrics_detail["velocity_loss"]["standard_error"]
     assert summary.metrics["lipschitz"] >= summary.metrics["lipschitz_mean"] > 0
     assert "on fresh draws of the target, times to 0.9" in page
-    assert {"w2", "w2_floor", "w2_ratio", "sliced_w2", "sinkhorn", "memorised_fraction", "budget.fit"} <= (
+    assert {"w2", "w2_floor", "w2_ratio", "sliced_w2", "sinkhorn", "memorised_fraction", "w2_excess"} <= (
         summary.metrics.keys()
     )
     assert summary.metrics_detail["memorised_fraction"]["n"] == 3 * 60  # every set of samples
@@ -170,30 +169,10 @@ def test_a_drawn_target_with_its_exact_velocity(tmp_path: Path) -> None:
     gaps = shown["1 evaluation"][:60] - shown["solver, 6 steps"][:60]  # of the noise that the fit is measured with
     assert np.sqrt((gaps**2).sum(1).mean()) == pytest.approx(summary.metrics["budget.fit"], rel=1e-4)
     assert evaluate(request, progress=silent).metrics == summary.metrics
-
-
-def test_the_fit_errors_are_those_of_a_map_that_is_off_by_a_known_gap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The solver's own end states plus 0.3 in each standardised coordinate, and times to another end."""
-    request = road(tmp_path, GAUSSIAN, VelocitySpec(kind="oracle"))
-    data, store = DataStore(request.data), TrajectoryStore.open(request.store)
-    stored, field = load_generator(request.generator.folder), load_velocity(request.velocity.folder)
-    grid = torch.tensor(store.plan.solver_times, dtype=torch.float64)
-
-    def off(t: Tensor, s: Tensor, x: Tensor, _: Tensor | None = None) -> Tensor:
-        assert (float(t), float(s)) == pytest.approx((0, 0.9))
-        return solve(field, x, grid, solver="euler", interpolant=Interpolant("linear"))[:, -1] + 0.3
-
-    monkeypatch.setattr(stored.generator, "forward", off)
-    whole, coordinate = _fit_errors(request, data, store, stored)
-    assert (whole.name, coordinate.name) == ("budget.fit", "fit_error")
-    assert whole.value == pytest.approx(0.3 * np.linalg.norm(data.standardisation.scale), rel=1e-5)
-    assert coordinate.value == pytest.approx(0.3, rel=1e-5)
-    assert coordinate.n == 60
+    stored = load_generator(request.generator.folder)
     late = replace(stored, times=(*stored.times[:-1], 0.95))
     with pytest.raises(InputError, match=r"fitted to .* \[2\] at 7 times to 0\.95, and .* \[2\] at 7 times to 0\.9;"):
-        _require_same_path(late, store)
+        _require_same_path(late, TrajectoryStore.open(request.store))
 
 
 def test_a_trained_velocity_is_measured_against_the_exact_one(tmp_path: Path) -> None:

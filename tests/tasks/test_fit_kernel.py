@@ -17,7 +17,7 @@ from storage.errors import DamagedError, InputError
 from storage.models import read_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import RayExecutor, SerialExecutor, ray_session
-from tasks.fit_kernel import spread_kernel_field
+from tasks.fit_kernel import data_field, spread_kernel_field
 from tasks.fit_velocity import VelocityRequest, VelocitySummary, fit_velocity, load_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
@@ -29,6 +29,7 @@ from tasks.specs import (
     TrajectoriesSpec,
     VelocitySpec,
 )
+from tasks.transport.interpolant import Interpolant
 from tests.local import on_disk
 from tests.tasks.transport.kernels import velocity_by_definition
 
@@ -90,6 +91,14 @@ def test_the_stored_kernel_has_the_velocity_by_definition(tmp_path: Path, arrays
     expected = velocity_by_definition(x, kind="linear", bandwidth=0.1, t=time, x_t=states)
     found = load_velocity(request.place.folder).velocity(time, states)
     assert ((found - expected).abs() / (1 + states.abs() / (1 - t))).max() < 1e-10
+
+
+def test_the_velocity_of_the_data_themselves_needs_no_bandwidth(tmp_path: Path, arrays: Path) -> None:
+    request = request_of(tmp_path, DatasetSpec(kind="npz", path=str(arrays), shards=3), bandwidth=0.0)
+    fitted(request)
+    time, states = torch.tensor(0.9, dtype=torch.float64), states_of(request, 0.9)
+    field = data_field(DataStore(request.data), Interpolant("linear"), seed=0)
+    assert torch.equal(field.velocity(time, states), load_velocity(request.place.folder).velocity(time, states))
 
 
 @pytest.mark.parametrize("t", [0.4, 0.97])

@@ -13,6 +13,7 @@ from storage.data import DataStore
 from storage.trajectories import TrajectoryStore
 from tasks.evaluation.distance import Distance
 from tasks.executor import SerialExecutor
+from tasks.fit_kernel import data_field
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
@@ -22,6 +23,7 @@ from tasks.measures import (
     exact_target,
     gaussian_floor,
     held_out,
+    measure_excess_loss,
     measure_lipschitz,
     measure_velocity,
 )
@@ -117,6 +119,23 @@ def test_a_known_error_is_measured_and_added_to_the_floor(tmp_path: Path, datase
     assert error.value == pytest.approx(math.sqrt(0.5), rel=1e-5)
     assert error.standard_error < 1e-5
     assert abs(loss.value - least.value - 0.5) <= 4 * loss.standard_error
+
+
+def test_the_excess_of_a_loss_is_its_error_on_fresh_draws_and_less_on_rows_known_by_heart(tmp_path: Path) -> None:
+    data = store_of(tmp_path, MIXTURE)
+    law, fresh = exact_target(MIXTURE.target(), data), pairs_of(MIXTURE, data, stop=0.999)
+    assert law is not None
+    own = replace(fresh, target=None, count=data.rows)
+    shifted = Shifted(exact_field(MIXTURE, data), torch.tensor([0.6, -0.8]))
+    by_heart = data_field(data, LINEAR, seed=0)
+    off, heart, heart_on_own = (
+        measure_excess_loss(field, pairs, law, interpolant=LINEAR, device=CPU)
+        for field, pairs in ((shifted, fresh), (by_heart, fresh), (by_heart, own))
+    )
+    assert abs(off.value - 0.5) < 4 * off.standard_error < 0.1
+    assert heart.value > 4 * heart.standard_error
+    assert heart_on_own.value < -2 * heart_on_own.standard_error
+    assert heart_on_own.n == 500
 
 
 def test_standard_errors_are_those_seen_over_seeds(tmp_path: Path) -> None:

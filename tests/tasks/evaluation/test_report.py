@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from tasks.evaluation.budget import ErrorBudget
 from tasks.evaluation.choices import StorageRow, StorageTable
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.images import image_grid
@@ -47,6 +48,17 @@ STORAGE = StorageTable(
     solver_error=0.0123,
     advice="Take the second.",
 )
+BUDGET = ErrorBudget(
+    terms={
+        "velocity": Distance(name="budget.velocity", value=4.0, standard_error=0.2, n=500),
+        "fit": Distance(name="budget.fit", value=3.5, standard_error=0.1, n=500),
+        "bound": Distance(name="budget.bound", value=7.5, standard_error=0.1, n=500),
+    },
+    measured=Distance(name="w2_excess", value=6.0, standard_error=2.0, n=500),
+    law="the target",
+    words={"velocity": "against another", "fit": "", "bound": ""},
+    advice="Turn it.",
+)
 CONTENT = ReportContent(
     run="moons",
     title="preset moons",
@@ -69,11 +81,7 @@ CONTENT = ReportContent(
         Figure(name="samples", title="Samples", caption="Of the data.", png=PNG, dark_png=DARK_PNG),
         Figure(name="losses", title="Losses", png=OTHER_PNG),
     ],
-    budget={
-        "velocity": Distance(name="budget.velocity", value=0.03, standard_error=0.001, n=500),
-        "fit": Distance(name="budget.fit", value=0.015, standard_error=0.001, n=500),
-        "bound": Distance(name="budget.bound", value=7.5, standard_error=0.1, n=500),
-    },
+    budget=BUDGET,
     storage=STORAGE,
     metrics=[Metric(name="memorised_fraction", value=0.00125, standard_error=0.00079, n=4000)],
     steps=[StepRow(name="ingest", status="reused", seconds=1.2, details="8 shards")],
@@ -162,7 +170,13 @@ def test_markup_in_any_text_is_escaped() -> None:
         headline=[Metric(name=NASTY, description=NASTY, value=1.0)],
         distances=[distance],
         figures=[Figure(name=NASTY, title=NASTY, caption=NASTY, png=PNG)],
-        budget={NASTY: Distance(name=NASTY, value=1.0, standard_error=0.0, n=1)},
+        budget=ErrorBudget(
+            terms={"fit": Distance(name=NASTY, value=1.0, standard_error=0.0, n=1)},
+            measured=Distance(name=NASTY, value=1.0, standard_error=0.0, n=1),
+            law=NASTY,
+            words={"fit": NASTY},
+            advice=NASTY,
+        ),
         metrics=[Metric(name=NASTY, description=NASTY, value=1.0)],
         storage=StorageTable(left_out=NASTY),
         steps=[StepRow(name=NASTY, status=NASTY, seconds=1.0, details=NASTY)],
@@ -185,7 +199,8 @@ def test_it_prints_what_it_is_given() -> None:
     for expected in (
         *("moons", "preset moons", "25 November 2025"),
         *("0.0512 ± 0.0011", "0.04020 ± 0.00090", "1.27×", "n = 2,000", "(4.12 ± 0.31) × 10⁻⁵"),
-        *("estimating the velocity", "7.50 ± 0.10", "0.00125 ± 0.00079"),
+        *("estimating the velocity", "against another", "7.50 ± 0.10", "to the target", "Turn it.", "w2_excess"),
+        "0.00125 ± 0.00079",
         *("reused", "1.20 s", "8 shards", "starting Ray 6.10 s"),
         *("evaluation.seed", "41", "4096", "sha256 9f2c", "0123456789ab older-run", "2.13.0", 'kind = "moons"'),
     ):
@@ -248,9 +263,17 @@ def test_marks_stay_on_the_axis(ratio: float) -> None:
     assert np.sign(by_name["dot"] - by_name["floor"]) == np.sign(ratio - 1)
 
 
-def test_budget_bars_are_shares_of_the_largest_term_and_the_bound_has_none() -> None:
+def test_terms_are_stacked_to_the_bound_and_the_measured_distance_stands_on_the_same_axis() -> None:
     section = render(CONTENT).split('id="budget"')[1].split("</section>")[0]
-    assert re.findall(r'class="bar" style="width: ([\d.]+)%', section) == ["100.00", "50.00"]
+    places = re.findall(r'class="block (\w+)" style="left: ([\d.]+)%; width: ([\d.]+)%', section)
+    assert places == [  # of 8, the longest end with its error
+        ("term", "0.00", "50.00"),
+        ("term", "50.00", "43.75"),
+        ("bound", "0.00", "93.75"),
+        ("measured", "0.00", "75.00"),
+    ]
+    spreads = re.findall(r'class="spread" style="left: ([\d.]+)%; width: ([\d.]+)%', section)
+    assert spreads == [("47.50", "5.00"), ("92.50", "2.50"), ("92.50", "2.50"), ("50.00", "50.00")]
 
 
 def test_the_page_has_the_papers_of_the_plots() -> None:

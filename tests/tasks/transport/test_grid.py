@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tasks.specs import GRID_KINDS
-from tasks.transport.grid import GRIDS, time_grid
+from tasks.transport.grid import GRIDS, halved, time_grid
 
 
 def test_the_specs_and_the_grids_know_the_same_kinds() -> None:
@@ -44,6 +44,14 @@ def test_a_larger_exponent_shortens_the_steps_toward_the_data() -> None:
     steps = time_grid("karras", steps=16, stop=0.99, rho=7.0).diff()
     assert (steps.diff() < 0).all()
     assert steps[-1] < time_grid("karras", steps=16, stop=0.99, rho=3.0).diff()[-1]
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_halving_keeps_every_time_and_doubles_the_steps(kind: str) -> None:
+    grid = time_grid(kind, steps=8, stop=0.9)
+    twice = halved(grid)
+    assert torch.equal(twice[::2], grid)
+    assert torch.allclose(twice.diff(), grid.diff().repeat_interleave(2) / 2)
 
 
 def test_times_that_would_coincide_are_refused() -> None:

@@ -218,6 +218,13 @@ def test_a_mixture_draws_each_component_in_its_share() -> None:
     assert torch.equal(law.sample(float64(1.0), z[:1]), second.sample(z[:1]))  # rounding of the last edge
 
 
+def test_the_second_moments_of_a_mixture_are_those_of_its_draws() -> None:
+    law, n = plane(), 100_000
+    noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = law.sample((torch.arange(n, dtype=torch.float64) + 0.5) / n, noise)
+    torch.testing.assert_close(law.second_moments(), drawn.square().mean(0), rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize("t", TIMES)
 def test_responsibilities_are_posterior_probabilities(t: float) -> None:
     law, c, x = plane(), Interpolant("linear").at(time(t)), points(20)
