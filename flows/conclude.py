@@ -46,6 +46,7 @@ def _point(study: Study, point: Point, member: Member) -> PointRequest:
         steps=spec.steps,
         solver=spec.solver,
         count=spec.count,
+        intrinsic=point.config.dataset.intrinsic if point.config.dataset.kind == "sphere" else None,
         store=run.holder("integrate").trajectories,
         velocity=run.holder("fit_velocity").velocity,
         reference=study.run(reference).holder("integrate").trajectories if reference else None,

@@ -22,7 +22,7 @@ from tasks.checks import (
 from tasks.saving import saved_steps, stored_precision
 
 INTERPOLANT_KINDS = ("linear", "foellmer", "trigonometric", "vp")
-SYNTHETIC_KINDS = ("gaussian", "mixture", "moons", "swiss_roll", "checkerboard", "rings")
+SYNTHETIC_KINDS = ("gaussian", "mixture", "moons", "swiss_roll", "checkerboard", "rings", "sphere")
 ORACLE_KINDS = ("gaussian", "mixture")
 VELOCITY_KINDS = ("oracle", "kernel", "network")
 SOLVER_KINDS = ("euler", "exponential", "heun")
@@ -58,14 +58,16 @@ class Progress(Protocol):
 KEYS_OF_DATASET: dict[str, frozenset[str]] = {
     "count": frozenset(SYNTHETIC_KINDS),
     "mean": frozenset({"gaussian"}),
-    "dim": frozenset({"gaussian"}),
-    "std": frozenset({"gaussian", "mixture"}),
+    "dim": frozenset({"gaussian", "sphere"}),
+    "intrinsic": frozenset({"sphere"}),
+    "std": frozenset({"gaussian", "mixture", "sphere"}),
     "components": frozenset({"mixture"}),
     "path": frozenset(PATH_KINDS),
     "split": frozenset({"idx", "parquet"}),
     "column": frozenset({"parquet", "npz", "zarr"}),
     "label_column": frozenset({"parquet", "npz", "zarr"}),
 }
+_SPHERE_STD = 0.05  # where none is given
 _TRAINED = frozenset({"network"})
 KEYS_OF_VELOCITY: dict[str, frozenset[str]] = {
     "bandwidth": frozenset({"kernel"}),
@@ -94,12 +96,13 @@ KEYS_OF_NETWORK: dict[str, frozenset[str]] = dict.fromkeys(
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
-    """A synthetic target, with one mean and standard deviation a dimension (Gaussian kinds only)."""
+    """A synthetic target, with one mean and standard deviation a dimension (kinds that have them)."""
 
     kind: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     components: int = 8
+    intrinsic: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +116,21 @@ class DatasetSpec:
     label_column: str = ""  # that holds the labels; empty: found by its usual name, if there
     count: int = 50_000  # rows drawn, for the synthetic kinds
     mean: float | tuple[float, ...] = 0.0  # of a Gaussian; a number serves every dimension
-    std: float | tuple[float, ...] = 1.0  # of a Gaussian, or of each component of a mixture
-    dim: int = 2  # of a Gaussian whose mean and std are numbers
+    std: float | tuple[float, ...] = ()  # of a Gaussian or a mixture's components (empty: 1), or about a sphere (0.05)
+    dim: int = 2  # of a Gaussian whose mean and std are numbers, or of the space that a sphere lies in
+    intrinsic: int = 1  # dimension of a unit sphere: 1 for a circle
     components: int = 8  # of a mixture, on a circle of radius 4
     standardise: bool = True  # train in units of zero mean and unit scale; samples are in data units either way
     shards: int = 8  # row ranges that are stored and read apart
 
     def __post_init__(self) -> None:
+        if self.std == ():
+            object.__setattr__(self, "std", _SPHERE_STD if self.kind == "sphere" else 1.0)
         require_one_of("dataset.kind", self.kind, (*SYNTHETIC_KINDS, *SOURCE_KINDS))
         require_one_of("dataset.split", self.split, ("train", "test"))
         require_at_least("dataset.count", self.count, 1)
         require_at_least("dataset.dim", self.dim, 1)
+        require_at_least("dataset.intrinsic", self.intrinsic, 1)
         require_at_least("dataset.components", self.components, 1)
         require_at_least("dataset.shards", self.shards, 1)
         require(
@@ -140,18 +147,24 @@ class DatasetSpec:
         """Give the synthetic target; raises ``ValueError`` for other kinds and for lists of different lengths."""
         require(self.kind in SYNTHETIC_KINDS, f"dataset.kind {self.kind} is not synthetic")
         lengths = {len(value) for value in (self.mean, self.std) if isinstance(value, tuple)}
-        require(0 not in lengths, "dataset.mean and dataset.std must be numbers or lists of numbers, got []")
+        require(0 not in lengths, "dataset.mean must be a number or a list of numbers, got []")
         require(
             len(lengths) <= 1,
             f"dataset.mean and dataset.std must have the same length, got {shown(self.mean)} and {shown(self.std)}",
         )
-        dim = 2 if self.kind != "gaussian" else next(iter(lengths), self.dim)
+        if self.kind == "sphere":
+            is_number = not isinstance(self.std, tuple)
+            require(is_number, f"dataset.std must be a number for dataset.kind = sphere, got {shown(self.std)}")
+            least = self.intrinsic + 1
+            require(self.dim >= least, f"dataset.dim must be at least dataset.intrinsic + 1 = {least}, got {self.dim}")
+        dim = next(iter(lengths), self.dim) if self.kind in ("gaussian", "sphere") else 2
         require(not lengths or lengths == {dim}, f"dataset.std must have {dim} numbers, got {shown(self.std)}")
         return TargetSpec(
             kind=self.kind,
             mean=as_tuple(self.mean, dim=dim),
             std=as_tuple(self.std, dim=dim),
             components=self.components,
+            intrinsic=self.intrinsic,
         )
 
 

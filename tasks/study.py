@@ -24,9 +24,14 @@ from tasks.orders import (
 )
 from tasks.specs import Progress
 
-_SHOWN = ("w2", "w2_ratio", "velocity_error", "budget.fit")  # metrics with a column in the table of points
+_BUDGET = tuple(f"budget.{term}" for term in ("early_stopping", "velocity", "euler", "fit", "bound"))
+_SHOWN = ("w2", "w2_ratio", "w2_excess", "velocity_error", *_BUDGET)  # metrics with a column in the table of points
 
 _ABOUT_POINTS = "Each is a run of its own under this root, called after the study and the values."
+_ABOUT_MANIFOLDS = (
+    " Where d stands beside it, it is the rate with the manifold's dimension in place of the space's: expected, and "
+    "not verified in the paper's text."
+)
 _ABOUT_ERRORS = (
     " Errors of end states are root mean squares a coordinate, in the units of the trajectories, with one "
     "standard error."
@@ -186,7 +191,8 @@ def _orders_table(curves: Sequence[Curve], shorts: Mapping[str, str]) -> Table:
         remark="The order is the p of x^−p, by least squares on logarithms; its error is one standard error, from "
         "the scatter about the line. Of end-state errors, coarse points are left out until every slope between "
         f"neighbours is within {TOLERANCE:g} of the slope of the last two, and {LEAST_POINTS} points stay in any case; "
-        "other quantities are fitted whole. Theory is a solver's own order, or an upper bound on a rate.",
+        "other quantities are fitted whole, but for points at 0, which have no logarithm. Theory is a solver's own "
+        "order, or an upper bound on a rate." + (_ABOUT_MANIFOLDS if any(c.intrinsic for c in curves) else ""),
         header=("quantity", "against", "series", "order", "95 %", "last two", "theory", "points"),
         rows=[
             (
@@ -196,12 +202,18 @@ def _orders_table(curves: Sequence[Curve], shorts: Mapping[str, str]) -> Table:
                 _order_words(curve),
                 _interval_words(curve),
                 f"{-curve.law.last:.3g}".replace("-", "−"),
-                "" if curve.theory is None else f"{curve.theory:.3g}",
-                f"{curve.law.points} of {len(curve.x)}",
+                _theory_words(curve),
+                f"{curve.law.points} of {len(curve.x) + curve.left_out}",
             )
             for curve in curves
         ],
     )
+
+
+def _theory_words(curve: Curve) -> str:
+    if curve.theory is None:
+        return ""
+    return f"{curve.theory:.3g}" + (f", d = {curve.intrinsic}" if curve.intrinsic else "")
 
 
 def _interval_words(curve: Curve) -> str:

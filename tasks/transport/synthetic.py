@@ -1,4 +1,4 @@
-"""Synthetic targets in the plane and the Gaussian laws, each as draws that are a function of (seed, row)."""
+"""Synthetic targets: in the plane, Gaussian, on spheres; each as draws that are a function of (seed, row)."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tasks.specs import TargetSpec
-from tasks.transport.noise import standard_normal, uniform
+from tasks.transport.noise import EMBEDDING, standard_normal, uniform
 from tasks.transport.targets import Gaussian, GaussianMixture
 
 MOON_NOISE = 0.05
@@ -41,6 +41,8 @@ def draw(spec: TargetSpec, start: int, stop: int, *, seed: int, stream: int) -> 
     Raises:
         ValueError: the kind is not synthetic.
     """
+    if spec.kind == "sphere":
+        return _draw_sphere(spec, start, stop, seed=seed, stream=2 * stream + 1)
     law = oracle_target(spec)
     dim = law.dim if law else 2
     u = uniform(seed, start, stop, 4, stream=2 * stream)
@@ -66,3 +68,23 @@ def draw(spec: TargetSpec, start: int, stop: int, *, seed: int, stream: int) -> 
             angle = 2 * math.pi * u[:, 1]
             return radius[:, None] * torch.stack([angle.cos(), angle.sin()], -1) + RING_NOISE * z
     raise ValueError(f"dataset.kind {spec.kind!r} is not a synthetic target")
+
+
+def _draw_sphere(spec: TargetSpec, start: int, stop: int, *, seed: int, stream: int) -> Tensor:
+    """Draw uniformly from the unit sphere, move it into its space, and add the Gaussian."""
+    dim, size = len(spec.std), spec.intrinsic + 1
+    z = standard_normal(seed, start, stop, (size + dim,), stream=stream)
+    x, radius = torch.tensor(spec.std, dtype=torch.float64) * z[:, size:], torch.linalg.vector_norm(z[:, :size], dim=1)
+    # not as a matrix product, whose last bits depend on the number of rows
+    for coordinate, axis in zip(z[:, :size].T, embedding(size, dim=dim).T, strict=True):
+        x = x + (coordinate / radius)[:, None] * axis
+    return x
+
+
+def embedding(size: int, *, dim: int) -> Tensor:
+    """Give the isometry of ``size`` into ``dim`` dimensions, ``[dim, size]`` float64: the same in every run.
+
+    A turned one, so that no coordinate is noise alone. Columns are orthonormal; ``dim`` is at least ``size``.
+    """
+    orthonormal, triangle = torch.linalg.qr(standard_normal(0, 0, dim, (size,), stream=EMBEDDING))
+    return torch.as_tensor(orthonormal * triangle.diagonal().sign())  # by itself QR is unique up to these signs

@@ -56,6 +56,16 @@ def test_switching_a_kind_drops_the_keys_of_the_former_kind_only() -> None:
     assert "network" not in flatten({"velocity": oracle.velocity.kind})
 
 
+def test_a_sphere_survives_a_dump_and_its_spread_is_written_out(tmp_path: Path) -> None:
+    config = load_config("moons", changes=["dataset.kind=sphere", "dataset.dim=4"])
+    file = tmp_path / "again.toml"
+    file.write_text(dump_config(config))
+    assert load_config(str(file)) == config
+    leaves = flatten(as_tree(config))
+    found = {key: leaves.get(f"dataset.{key}") for key in ("dim", "intrinsic", "std", "mean")}
+    assert found == {"dim": 4, "intrinsic": 1, "std": 0.05, "mean": None}
+
+
 def test_switching_the_kind_of_a_network_inside_a_section_drops_its_former_keys() -> None:
     config = load_config(
         "digits", changes=["velocity.network.kind=unet", "velocity.network.multipliers=[1, 2]", "generator.steps=9"]
@@ -121,6 +131,11 @@ def test_labelled_data_may_be_asked_for_a_conditional_velocity() -> None:
         (["dataset=3"], r"dataset must be a section, got 3"),
         (["dataset.std=0"], r"dataset\.std must be positive, got 0"),
         (["dataset.mean=[1, 2, 3]"], r"dataset\.mean and dataset\.std must have the same length"),
+        (
+            ["dataset.intrinsic=2"],
+            r"dataset\.intrinsic = 2 has no meaning for dataset\.kind = gaussian, only for: sphere",
+        ),
+        (["dataset.kind=sphere", "dataset.mean=0"], r"dataset\.mean = 0 has no meaning for dataset\.kind = sphere"),
         (["dataset.mean=nan"], r"dataset\.mean must be finite, got nan"),
         (["dataset.kind=moons", "dataset.std=2"], r"dataset\.std = 2 has no meaning for dataset\.kind = moons"),
         (["dataset.kind=npz"], r"dataset\.path must name a file"),

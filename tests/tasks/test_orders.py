@@ -50,6 +50,7 @@ def solved(
         steps=trajectories.steps,
         solver=trajectories.solver,
         count=count,
+        intrinsic=None,
         store=request.store,
         velocity=request.velocity,
         reference=reference.store if reference else None,
@@ -131,6 +132,7 @@ def point_of(values: Mapping[str, Any], **facts: Any) -> MeasuredPoint:
         steps=int(values.get("trajectories.steps", 4)),
         solver=str(values.get("trajectories.solver", "euler")),
         count=10,
+        intrinsic=facts.pop("intrinsic", None),
         store=Path("x"),
         velocity=Path("v"),
         reference=None,
@@ -214,13 +216,45 @@ def test_the_error_of_a_reference_is_told_by_the_finest_point_of_its_kind() -> N
         ("budget.euler", "trajectories.steps", "euler", 1),
         ("w2", "trajectories.steps", "euler", None),
         ("w2", "dataset.count", "euler", 1 / 10),
+        ("w2_excess", "dataset.count", "euler", 1 / 10),
+        ("budget.velocity", "dataset.count", "euler", 1 / 10),
         ("velocity_error", "dataset.count", "euler", 1 / 10),
         ("budget.fit", "trajectories.count", "euler", 1 / 11),
+        ("fit_error", "trajectories.count", "euler", 1 / 11),
+        ("w2_excess", "trajectories.count", "euler", None),
         ("sliced_w2", "generator.network.width", "euler", None),
     ],
 )
 def test_theory_speaks_where_it_has_a_rate(quantity: str, against: str, solver: str, order: float | None) -> None:
-    assert theoretical_order(quantity, against, solver=solver, size=7) == order
+    assert theoretical_order(quantity, against, solver=solver, dimension=7) == order
+
+
+def test_on_a_manifold_rates_are_by_its_own_dimension_and_orders_of_solvers_as_ever() -> None:
+    points = [
+        point_of({key: n, "trajectories.steps": k}, intrinsic=3, error=1 / k, velocity_error=1 / n, fit_error=1 / n)
+        for key in ("dataset.count", "trajectories.count")
+        for n in (100, 1000)
+        for k in (4, 8)
+    ]
+    for half, quantity, order in ((points[:4], "velocity_error", 1 / 6), (points[4:], "fit_error", 1 / 7)):
+        found = {curve.quantity: (curve.theory, curve.intrinsic) for curve in curves_of(half)}
+        assert found[quantity] == (order, 3)
+        assert found["error"] == (1, None)
+
+
+@pytest.mark.parametrize(("known", "order"), [({"velocity_error": 0.1}, 1 / 5), ({}, None)])
+def test_a_velocity_that_is_compared_with_the_rows_own_has_no_rate(
+    known: dict[str, float], order: float | None
+) -> None:
+    points = [point_of({"dataset.count": n}, **{"budget.velocity": 1 / n}, **known) for n in (100, 1000)]
+    (curve,) = curves_of(points)
+    assert curve.theory == order
+
+
+def test_points_at_zero_are_left_out_and_counted() -> None:
+    values = {100: 0.4, 200: 0.2, 400: 0.0, 800: 0.1, 1600: math.nan}
+    (curve,) = curves_of([point_of({"dataset.count": n}, w2_excess=v) for n, v in values.items()])
+    assert (curve.x.tolist(), curve.law.points, curve.left_out) == ([100, 200, 800], 3, 1)
 
 
 def test_the_helper_of_these_tests_is_the_published_factor() -> None:

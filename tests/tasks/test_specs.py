@@ -49,8 +49,15 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (dataset, {"std": math.nan}, r"dataset\.std must be positive, got nan"),
     (dataset, {"std": math.inf}, r"dataset\.std must be finite, got inf"),
     (dataset, {"mean": (1.0, 2.0), "std": (1.0,)}, r"must have the same length, got \[1, 2\] and \[1\]"),
-    (dataset, {"mean": ()}, r"dataset\.mean and dataset\.std must be numbers or lists of numbers, got \[\]"),
+    (dataset, {"mean": ()}, r"dataset\.mean must be a number or a list of numbers, got \[\]"),
     (dataset, {"kind": "mixture", "std": (1.0,)}, r"dataset\.std must have 2 numbers, got \[1\]"),
+    (dataset, {"kind": "sphere", "intrinsic": 0}, r"dataset\.intrinsic must be at least 1, got 0"),
+    (dataset, {"kind": "sphere", "intrinsic": 2}, r"dataset\.dim must be at least dataset\.intrinsic \+ 1 = 3, got 2"),
+    (
+        dataset,
+        {"kind": "sphere", "std": (0.1, 0.1)},
+        r"dataset\.std must be a number for .* = sphere, got \[0\.1, 0\.1\]",
+    ),
     (dataset, {"kind": "npz"}, r"dataset\.path must name a file for dataset\.kind = npz, got ''"),
     (InterpolantSpec, {"kind": "cosine"}, r"interpolant\.kind must be one of linear, foellmer.*, got 'cosine'"),
     (NetworkSpec, {"kind": "unet9"}, r"network\.kind must be one of mlp.*, got 'unet9'"),
@@ -144,6 +151,7 @@ def test_both_trainings_refuse_wrong_knobs_under_their_own_section(
         (EvaluationSpec, {"samples": 10_000}),
         (NetworkSpec, {"width": 2, "depth": 1, "fourier": 0}),
         (dataset, {"count": 1, "shards": 1, "dim": 1}),
+        (dataset, {"kind": "sphere", "dim": 3, "intrinsic": 2}),
         (dataset, {"kind": "npz", "path": "file.npz"}),
         (dataset, {"kind": "digits"}),
     ],
@@ -173,6 +181,13 @@ def test_numbers_serve_every_dimension_and_lists_set_it() -> None:
     assert dataset(kind="mixture", std=0.3, components=5).target() == TargetSpec(
         kind="mixture", mean=(0.0, 0.0), std=(0.3, 0.3), components=5
     )
+    assert dataset(kind="sphere", dim=3, intrinsic=2, std=0.2).target() == TargetSpec(
+        kind="sphere", mean=(0.0,) * 3, std=(0.2,) * 3, intrinsic=2
+    )
+
+
+def test_a_spread_that_is_not_given_is_the_kinds_own() -> None:
+    assert (dataset().std, dataset(kind="mixture").std, dataset(kind="sphere").std) == (1.0, 1.0, 0.05)
 
 
 def test_a_stored_dataset_has_no_synthetic_target() -> None:

@@ -75,6 +75,19 @@ def test_the_error_of_a_reference_is_told(tmp_path: Path) -> None:
     assert "run fine, whose own error is about" in page
 
 
+def test_the_page_says_which_rates_are_by_a_manifolds_dimension(tmp_path: Path) -> None:
+    first = request_of(tmp_path).points[0]
+    points = [
+        replace(first, values={"dataset.count": n}, intrinsic=1, metrics={"w2_excess": excess, "budget.euler": 0.5})
+        for n, excess in ((100, 0.4), (200, 0.2), (400, 0.0))
+    ]
+    (order,) = measure_study(replace(request_of(tmp_path), points=points), progress=silent)["orders"]
+    assert (order["quantity"], order["theory"], order["fitted"]) == ("w2_excess", 0.25, 2)
+    page = (tmp_path / "report" / "index.html").read_text()
+    for text in ("0.25, d = 1", "2 of 3", "not verified", "budget.euler"):
+        assert text in page
+
+
 def test_points_with_nothing_to_compare_make_a_page_without_orders(tmp_path: Path) -> None:
     request = request_of(tmp_path)
     point = replace(request.points[0], is_exact=False, metrics={})

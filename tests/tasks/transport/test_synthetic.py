@@ -12,14 +12,16 @@ from torch import Tensor
 
 from tasks.specs import ORACLE_KINDS, SYNTHETIC_KINDS, DatasetSpec, TargetSpec
 from tasks.transport.interpolant import Interpolant
-from tasks.transport.noise import DATA, FRESH_DATA, TRAJECTORIES, standard_normal, uniform
-from tasks.transport.synthetic import MIXTURE_RADIUS, MOON_NOISE, RING_NOISE, ROLL_NOISE, draw, oracle_target
+from tasks.transport.noise import DATA, EMBEDDING, FRESH_DATA, TRAJECTORIES, standard_normal, uniform
+from tasks.transport.synthetic import MIXTURE_RADIUS, MOON_NOISE, RING_NOISE, ROLL_NOISE, draw, embedding, oracle_target
 
 ROWS = 20_000
 FAR = 6  # standard deviations, which 40,000 seeded normals do not reach
 
 
 def spec_of(kind: str) -> TargetSpec:
+    if kind == "sphere":
+        return DatasetSpec(kind=kind, intrinsic=5, dim=16, std=0.1).target()
     return DatasetSpec(kind=kind, mean=(1.0, -2.0) if kind == "gaussian" else 0.0, std=(0.5, 1.5)).target()
 
 
@@ -106,6 +108,53 @@ def test_the_rings_are_three_circles_of_equal_weight() -> None:
     for ring in (1, 2, 3):
         assert (nearest == ring).double().mean().item() == pytest.approx(1 / 3, abs=5 / ROWS**0.5)
     assert x.mean(0).abs().max().item() < 5 * 2 / ROWS**0.5
+
+
+def sphere(*, intrinsic: int, dim: int, std: float) -> Tensor:
+    spec = DatasetSpec(kind="sphere", intrinsic=intrinsic, dim=dim, std=std).target()
+    return draw(spec, 0, ROWS, seed=4, stream=DATA)
+
+
+@pytest.mark.parametrize(("size", "dim"), [(2, 2), (2, 8), (4, 5)])
+def test_the_embedding_is_an_isometry_that_turns_every_axis(size: int, dim: int) -> None:
+    found = embedding(size, dim=dim)
+    torch.testing.assert_close(found.T @ found, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert found.abs().min().item() > 1e-3
+
+
+def test_the_embedding_is_that_of_gram_and_schmidt() -> None:
+    columns: list[Tensor] = []
+    for column in standard_normal(0, 0, 5, (3,), stream=EMBEDDING).T:
+        rest = column - sum(((column @ q) * q for q in columns), torch.zeros(5, dtype=torch.float64))
+        columns.append(rest / rest.norm())
+    torch.testing.assert_close(embedding(3, dim=5), torch.stack(columns, 1), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("intrinsic", "dim"), [(1, 2), (1, 6), (2, 3), (2, 5)])
+def test_a_sphere_is_uniform_on_its_manifold_whatever_the_space(intrinsic: int, dim: int) -> None:
+    """Without noise to speak of: radius 1, rank k + 1, inner coordinates of the known law, no direction preferred."""
+    x = sphere(intrinsic=intrinsic, dim=dim, std=1e-9)
+    size = intrinsic + 1
+    assert x.shape == (ROWS, dim)
+    assert (x.norm(dim=1) - 1).abs().max().item() < 1e-7
+    values = torch.linalg.svdvals(x[:1000])
+    assert (values > 1).tolist() == [k < size for k in range(dim)]
+    inner = x @ embedding(size, dim=dim)
+    # a coordinate u of the circle has (arcsin u)/pi uniform, of the two-sphere u/2: Archimedes
+    u = inner.asin() / math.pi if intrinsic == 1 else inner / 2
+    for coordinate in u.T:
+        assert kstest(coordinate.numpy() + 0.5, "uniform").pvalue > 1e-3
+    second = inner.T @ inner / ROWS
+    assert (second - torch.eye(size, dtype=torch.float64) / size).abs().max().item() < 5 / ROWS**0.5
+
+
+def test_about_a_sphere_the_noise_is_isotropic_and_independent_of_the_place() -> None:
+    x, place = (sphere(intrinsic=1, dim=4, std=std) for std in (0.3, 1e-9))
+    noise = (x - place) / 0.3
+    for coordinate in noise.T:
+        assert kstest(coordinate.numpy(), "norm").pvalue > 1e-3
+    correlation = torch.corrcoef(torch.cat([noise, place @ embedding(2, dim=4)], 1).T)
+    assert (correlation - torch.eye(6, dtype=torch.float64)).abs().max().item() < 5 / ROWS**0.5
 
 
 def _gaussian_cdf(x: Tensor) -> Tensor:
