@@ -175,7 +175,7 @@ def draw_flow(shop: Workshop, start: int, stop: int, *, steps: int) -> Floats:
             interpolant=Interpolant(config.interpolant.kind),
             kept=[steps],
         )[:, 0].cpu()
-        for x0 in noise.split(_ROWS)
+        for x0 in torch.split(noise, _ROWS)
     ]
     return np.asarray(data.standardisation.to_data(torch.cat(ends).numpy()))
 
