@@ -21,7 +21,7 @@ def benchmarks() -> dict[str, str]:
     folder = _ROOT / "tests" / "benchmarks"
     if not folder.is_dir():
         raise InputError(f"benchmarks come with a checkout, in tests/benchmarks; {_ROOT} has none")
-    scripts = (path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_"))
+    scripts = (path for path in sorted(folder.glob("*.py")) if not path.stem.startswith(("_", "test_")))
     return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in scripts}
 
 

@@ -32,6 +32,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "good.py").write_text(GOOD)
     (folder / "silent.py").write_text("")
     (folder / "failing.py").write_text("raise SystemExit(3)")
+    (folder / "_shared.py").write_text("")
+    (folder / "test_good.py").write_text("")
     monkeypatch.setattr(bench, "_ROOT", tmp_path)
     return tmp_path
 
@@ -43,7 +45,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
     return caught.value.code, *capsys.readouterr()
 
 
-def test_they_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_they_are_listed_with_a_line_each_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmarks() == {"failing": "", "good": "Counts to three.", "silent": ""}
     code, out, _ = answer(capsys, "--json")
     assert code == 0
