@@ -35,16 +35,18 @@ class Nodes:
         """Give the processes of each node."""
         return [engines_of(_raylet(node)) for node in self._nodes]
 
-    def kill(self, index: int) -> set[int]:
-        """Kill a node as a power cut would, and give the processes that fell."""
-        node = self._nodes[index]
-        raylet = _raylet(node)
+    def strike(self, index: int) -> set[int]:
+        """Kill the processes of a node as a power cut would, and give them; the cluster learns of it by itself."""
+        raylet = _raylet(self._nodes[index])
         os.kill(raylet, signal.SIGSTOP)  # or it would start another worker meanwhile
         fallen = {raylet, *engines_of(raylet)}
         for pid in fallen:
             kill(pid)
-        self._cluster.remove_node(node, allow_graceful=False)
         return fallen
+
+    def remove(self, index: int) -> None:
+        """Clear away what is left of a node that was struck, which takes seconds."""
+        self._cluster.remove_node(self._nodes[index], allow_graceful=False)
 
     def dismiss(self, index: int) -> None:
         """End a node in good order, which its cluster hears of at once."""

@@ -92,9 +92,9 @@ class Battle:
                 self._count({pid})
             case "node":
                 index = self.random.choice(self._busy_nodes())
-                fallen = self._nodes.kill(index)
+                self._count(self._nodes.strike(index))  # at once, before others have made the lost chunks anew
+                self._nodes.remove(index)
                 self._nodes.replace(index)
-                self._count(fallen)
             case _:
                 kill(self.driver.pid)
                 self.driver.communicate()
