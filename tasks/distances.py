@@ -1,7 +1,7 @@
 """The sets of samples and of data that an evaluation compares, and the distances between them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ import numpy as np
 from storage.chunks import Shard
 from storage.data import DataStore
 from storage.trajectories import Floats
-from tasks.evaluation.comparison import Comparison, Measured, all_pairs, held, measure, split_pairs
+from tasks.evaluation.comparison import Comparison, Load, Measured, all_pairs, held, measure, split_pairs
 from tasks.evaluation.frechet import frechet_of_points
 from tasks.evaluation.sinkhorn import sinkhorn
 from tasks.evaluation.sliced import sliced_wasserstein
@@ -38,19 +38,35 @@ class Sets:
 
 def draw_sets(spec: EvaluationSpec, dataset: DatasetSpec, data: DataStore, stored: StoredGenerator) -> Sets:
     """Give sets of one size: fresh draws in all pairs, or random disjoint halves of the dataset, split by split."""
-    is_drawn = dataset.kind in SYNTHETIC_KINDS
-    size = spec.samples if is_drawn else min(spec.samples, data.rows // 2)
-    ranges = [(k * size, (k + 1) * size) for k in range(spec.repeats)]
     one_step = partial(sample_rows, stored, data.standardisation, steps=1, seed=spec.seed)
-    samples = [one_step(start=start, stop=stop) for start, stop in ranges]
-    across = [held(x) for x in samples]
-    if is_drawn:
+    samples = [one_step(start=start, stop=stop) for start, stop in set_ranges(spec, dataset, data)]
+    return Sets(samples=samples, comparison=compare(samples, data_sets(spec, dataset, data)))
+
+
+def set_ranges(spec: EvaluationSpec, dataset: DatasetSpec, data: DataStore) -> list[tuple[int, int]]:
+    """Give which samples, ``start <= i < stop``, make the set of each repetition."""
+    size = spec.samples if dataset.kind in SYNTHETIC_KINDS else min(spec.samples, data.rows // 2)
+    return [(k * size, (k + 1) * size) for k in range(spec.repeats)]
+
+
+def data_sets(spec: EvaluationSpec, dataset: DatasetSpec, data: DataStore) -> list[tuple[Load, ...]]:
+    """Give the data of each repetition: a set of fresh draws, or two random disjoint halves of the dataset."""
+    ranges = set_ranges(spec, dataset, data)
+    if dataset.kind in SYNTHETIC_KINDS:
         target = dataset.target()
-        draws = [held(draw(target, start, stop, seed=spec.seed, stream=FRESH_DATA).numpy()) for start, stop in ranges]
-        return Sets(samples=samples, comparison=all_pairs(across, draws))
+        draws = [draw(target, start, stop, seed=spec.seed, stream=FRESH_DATA).numpy() for start, stop in ranges]
+        return [(held(x),) for x in draws]
+    _, size = ranges[0]
     orders = [np.random.default_rng([spec.seed, k]).permutation(data.rows)[: 2 * size] for k in range(spec.repeats)]
-    halves = [(partial(take, data, o[:size]), partial(take, data, o[size:])) for o in orders]
-    return Sets(samples=samples, comparison=split_pairs(across, halves))
+    return [(partial(take, data, o[:size]), partial(take, data, o[size:])) for o in orders]
+
+
+def compare(samples: Sequence[Floats], data: Sequence[tuple[Load, ...]]) -> Comparison:
+    """Compare sets of samples with :func:`data_sets`: draws in all pairs, halves split by split."""
+    across = [held(x) for x in samples]
+    if len(data[0]) == 1:
+        return all_pairs(across, [x for (x,) in data])
+    return split_pairs(across, [(x, y) for x, y in data])
 
 
 def measure_sets(comparison: Comparison, *, seed: int, progress: Progress) -> list[Measured]:

@@ -30,19 +30,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from flows.config import PipelineConfig, load_config
 from storage.data import DataStore
-from storage.trajectories import Floats
-from tasks.evaluation.comparison import Comparison, Measured, all_pairs, held, measure, split_pairs
+from tasks.distances import compare, data_sets, set_ranges
+from tasks.evaluation.comparison import Comparison, Measured, held, measure
 from tasks.evaluation.wasserstein import wasserstein
-from tasks.rows import RowReader
-from tasks.specs import SYNTHETIC_KINDS
 from tasks.training.device import local_device
-from tasks.transport.noise import FRESH_DATA
-from tasks.transport.synthetic import draw
 from tests.benchmarks._contenders import Contender, make_contenders
 from tests.benchmarks._training import WORKERS
 
@@ -65,34 +60,18 @@ class Evaluation:
     """
 
     def __init__(self, config: PipelineConfig, data: DataStore) -> None:
-        spec, dataset = config.evaluation, config.dataset
-        self.is_drawn = dataset.kind in SYNTHETIC_KINDS
-        size = spec.samples if self.is_drawn else min(spec.samples, data.rows // 2)
-        self.ranges = [(k * size, (k + 1) * size) for k in range(spec.repeats)]
-        self._sets: list[tuple[Floats, ...]] = []  # of each repetition: a draw, or two halves
-        for k, (start, stop) in enumerate(self.ranges):
-            if self.is_drawn:
-                self._sets.append((draw(dataset.target(), start, stop, seed=spec.seed, stream=FRESH_DATA).numpy(),))
-            else:
-                order = np.random.default_rng([spec.seed, k]).permutation(data.rows)
-                halves = (order[:size], order[size : 2 * size])
-                rows = (RowReader(data).take(half) for half in halves)
-                self._sets.append(tuple(np.asarray(data.standardisation.to_data(x)) for x in rows))
+        self.ranges = set_ranges(config.evaluation, config.dataset, data)
+        sets = data_sets(config.evaluation, config.dataset, data)
+        self._sets = [tuple(held(load()) for load in each) for each in sets]
         self._floor: Known = {}
 
     def measure(self, contender: Contender) -> Measured:
         """Give W2 to the data, its floor and the ratio."""
-        comparison = self._comparison([contender.draw(start, stop) for start, stop in self.ranges])
+        comparison = compare([contender.draw(start, stop) for start, stop in self.ranges], self._sets)
         if not self._floor:
             self._floor = _distances(comparison, within=True)
         known = self._floor | _distances(comparison, within=False)
         return measure("w2", lambda x, y: known[id(x), id(y)], comparison)
-
-    def _comparison(self, samples: Sequence[Floats]) -> Comparison:
-        across = [held(x) for x in samples]
-        if self.is_drawn:
-            return all_pairs(across, [held(x) for (x,) in self._sets])
-        return split_pairs(across, [(held(x), held(y)) for x, y in self._sets])
 
 
 def _distances(comparison: Comparison, *, within: bool) -> Known:
