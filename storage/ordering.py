@@ -21,6 +21,8 @@ from storage.chunks import ChunkGrid
 Indices = npt.NDArray[np.int64]
 
 _CHUNKS, _ROWS, _PAIRS, _DATA = 1, 2, 3, 4  # streams of the counter-based generator
+_BLOCK = 4096  # positions whose pairs are drawn at once: a few hundred take nearly as long
+_UNUSED = np.random.SeedSequence(0)  # a generator that gets no seed asks the system for one, however it goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +166,24 @@ def pair_indices(
     distinct uniform indices, sorted. That is the law of the paper's empirical risk (arXiv 2405.05512, eq. 2.11) over
     all stored times with its diagonal, where a generator with g(t, t, x) = x has no error, left out.
     """
-    generator = np.random.Philox(key=[seed, _PAIRS], counter=[start, epoch, 0, 0])
-    words = generator.random_raw(4 * (stop - start)).reshape(-1, 4)  # position p reads counter p alone
-    first = _below(words[:, 0], times)
-    second = (first + 1 + _below(words[:, 1], times - 1)) % times
-    is_full = _unit(words[:, 2]) < full_span_share
+    first, last = start // _BLOCK, max(start, stop - 1) // _BLOCK
+    blocks = [_pair_block(seed, epoch, block, times, full_span_share) for block in range(first, last + 1)]
+    low, high = blocks[0] if first == last else (np.concatenate(indices) for indices in zip(*blocks, strict=True))
+    mine = slice(start - first * _BLOCK, stop - first * _BLOCK)
+    return low[mine], high[mine]
+
+
+@lru_cache(maxsize=2)
+def _pair_block(seed: int, epoch: int, block: int, times: int, full_span_share: float) -> tuple[Indices, Indices]:
+    """Give the pairs of positions ``block * _BLOCK <= p < (block + 1) * _BLOCK``, not to be written into."""
+    words = _words(seed, _PAIRS, counter=(block * _BLOCK, epoch), count=4 * _BLOCK)
+    unit = _unit(words.reshape(-1, 4)[:, :3])  # position p reads counter p alone
+    first = _below(unit[:, 0], times)
+    second = (first + 1 + _below(unit[:, 1], times - 1)) % times
+    is_full = unit[:, 2] < full_span_share
     low = np.where(is_full, 0, np.minimum(first, second))
     high = np.where(is_full, times - 1, np.maximum(first, second))
+    low.flags.writeable = high.flags.writeable = False
     return low, high
 
 
@@ -178,11 +191,21 @@ def _rng(seed: int, *path: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy=seed, spawn_key=path)))
 
 
-def _below(words: npt.NDArray[np.uint64], bound: int) -> Indices:
-    """Map 64-bit words to integers in [0, bound); the bias is below bound / 2^53."""
-    return (_unit(words) * bound).astype(np.int64)
+def _words(seed: int, stream: int, *, counter: tuple[int, int], count: int) -> npt.NDArray[np.uint64]:
+    """Give 64-bit words of the counter-based generator under the key (seed, stream), four a counter."""
+    generator = np.random.Philox(_UNUSED)
+    state = generator.state
+    state["state"]["key"][:] = seed, stream
+    state["state"]["counter"][:] = *counter, 0, 0
+    generator.state = state
+    return generator.random_raw(count)
+
+
+def _below(unit: npt.NDArray[np.float64], bound: int) -> Indices:
+    """Map numbers of [0, 1) to integers in [0, bound); the bias is below bound / 2^53."""
+    return (unit * bound).astype(np.int64)
 
 
 def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    unit: npt.NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    unit: npt.NDArray[np.float64] = np.multiply(words >> np.uint64(11), 2.0**-53, dtype=np.float64)
     return unit

@@ -2,8 +2,13 @@
 
 The order is that of storage/ordering.py. Background threads read the next window's chunks, each at once, into one of
 two buffers while the present one is used. Over a store that still grows they also wait for an epoch's chunks.
+They begin as soon as no batch is asked for: a training that draws several in a row shall do so undisturbed, and be back
+in its step. Whoever asks on and on has each window read at once.
 """
 
+import math
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +26,7 @@ from storage.trajectories import Floats, Labels, TrajectoryStore
 
 WINDOW_CHUNKS = 8
 _READERS = 2  # threads: one reads while the other checks
+_PAUSE_SECONDS = 0.002  # without a batch being asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +210,9 @@ class _Windows:
             for _ in range(2)
         )
         self._window: Window | None = None  # in the present buffer
+        self._asked = -math.inf  # when a window was last asked for, on the monotonic clock
+        self._is_awaited = threading.Event()  # the next window is
+        self._is_hurried = False  # one was before there was a pause
         self._next = self._pool.submit(self._begin, self._later)
 
     def __enter__(self) -> "_Windows":
@@ -217,15 +226,20 @@ class _Windows:
     def loaded(self, window: Window) -> _Buffer:
         """Give the present window or a later one, valid until one after it is asked for."""
         while self._window is None or (self._window.epoch, self._window.index) != (window.epoch, window.index):
+            self._is_awaited.set()
             coming, reads = self._next.result()
             for read in reads:
                 read.result()
+            self._is_awaited.clear()
             self._window, self._now, self._later = coming, self._later, self._now
             self._next = self._pool.submit(self._begin, self._later)
+        self._asked = time.monotonic()
         return self._now
 
     def _begin(self, out: _Buffer) -> tuple[Window, list[Future[None]]]:
-        """Begin to read the next window, which may have to be waited for."""
+        """Begin to read the next window, after a pause; it may have to be waited for."""
+        while not self._is_hurried and time.monotonic() - self._asked < _PAUSE_SECONDS:
+            self._is_hurried = self._is_awaited.wait(_PAUSE_SECONDS)
         window = next(self._coming)
         return window, [self._pool.submit(self._read, int(chunk), k, out) for k, chunk in enumerate(window.chunks)]
 

@@ -146,7 +146,7 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         batches,
         fitting_loss(generator, request.generator, features=load_features(name, device=group.device) if name else None),
         spec,
-        stream_place=lambda: asdict(stream.place),
+        stream_place=lambda: vars(stream.place),
         numbering=Numbering(what="trajectories", at=lambda _, at: stream.rows_at(Place(**at))),
         place=request.place,
         model_spec=model_spec,
@@ -286,6 +286,8 @@ def _as_torch(stream: PairStream, request: GeneratorRequest, *, step: int, rank:
 
 def as_tensors(batch: PairBatch) -> TorchPairs:
     """Give a batch of the stream as tensors of the network's type."""
-    x_t, x_s, t, s = (torch.from_numpy(a).to(torch.float32) for a in (batch.x_t, batch.x_s, batch.t, batch.s))
+    x_t, x_s, t, s = (  # converted by numpy, which takes a tenth of the time for so few numbers
+        torch.from_numpy(a.astype(np.float32, copy=False)) for a in (batch.x_t, batch.x_s, batch.t, batch.s)
+    )
     label = None if batch.label is None else torch.from_numpy(batch.label)
     return TorchPairs(x_t=x_t, x_s=x_s, t=t, s=s, label=label)

@@ -1,6 +1,6 @@
 """A worker's place among those that train one network together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,11 @@ from tasks.training.device import CPU
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Rank ``rank`` of ``world``; ``average`` makes gradients their means over the group."""
+    """Rank ``rank`` of ``world``; ``average`` makes a gradient, one flat vector, its mean over the group."""
 
     rank: int
     world: int
-    average: Callable[[Sequence[Tensor]], None]
+    average: Callable[[Tensor], None]
     device: torch.device = CPU  # that this rank computes on
 
 

@@ -91,7 +91,7 @@ def train(
     backward: Callable[[Batch], Tensor],
     spec: OptimiserSpec,
     *,
-    average: Callable[[Sequence[Tensor]], None],
+    average: Callable[[Tensor], None],
     place: Callable[[], Mapping[str, Any]],
     numbering: Numbering,
     log: Log,
@@ -106,7 +106,7 @@ def train(
         backward: adds the gradients of the mean loss over this rank's batch, and gives the loss of each row,
             ``[batch]``, detached.
         spec: the knobs.
-        average: replaces gradients by their means over all ranks.
+        average: replaces the gradient, one flat vector, by its mean over all ranks.
         place: where ``batches`` stands after the batch last taken.
         numbering: which rows a batch has, should they have to be named.
         log: called about once a second with step, mean loss since the last call, rate and share of time spent waiting.
@@ -129,8 +129,9 @@ def train(
             group["lr"] = learning_rate(state.step, spec)
         state.optimiser.zero_grad(set_to_none=True)
         losses = backward(batch)
-        average(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
+        gradient = _flat_gradient(parameters)
+        average(gradient)
+        norm = _clip(gradient, spec.clip)
         state.optimiser.step()
         state.average.update(state.model, step=state.step)
         state.step += 1
@@ -158,6 +159,25 @@ def train(
         if is_kept:
             checkpoint(state)
             kept = time.monotonic()
+
+
+def _flat_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Give the gradients as one vector, of which those of the parameters are views from now on.
+
+    One exchange, one norm and one scaling: for dozens of parameters apart they take three times as long.
+    """
+    with_one = [p for p in parameters if p.grad is not None]
+    flat = torch.cat([p.grad.reshape(-1) for p in with_one if p.grad is not None])
+    for p, gradient in zip(with_one, torch.split(flat, [p.numel() for p in with_one]), strict=True):
+        p.grad = gradient.view_as(p)
+    return flat
+
+
+def _clip(gradient: Tensor, most: float) -> Tensor:
+    """Scale a gradient down to a norm of at most so much, and give the norm that it had, 0-d."""
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    gradient *= (most / (norm + 1e-6)).clamp(max=1.0)
+    return norm
 
 
 class _Meter:

@@ -43,7 +43,7 @@ DIMS: dict[str, tuple[int, ...]] = {"mlp": (1, 8, 8), "unet": (1, 28, 28)}
 ROWS = {"mlp": 20_000, "unet": 2_000}  # trajectories of 33 states: 169 and 207 MB
 SIMULATED_BY = NetworkSpec(width=16, depth=1)
 GENERATORS = {
-    "mlp": GeneratorSpec(network=NetworkSpec(width=256, depth=4), steps=600, batch_size=1024, workers=WORKERS),
+    "mlp": GeneratorSpec(network=NetworkSpec(width=256, depth=4), steps=1600, batch_size=1024, workers=WORKERS),
     "unet": GeneratorSpec(
         network=NetworkSpec(kind="unet", channels=32, multipliers=(1, 2, 2), attention=(7,)),
         steps=20,

@@ -9,7 +9,6 @@ REQUEST is a pickled ``GeneratorRequest``. Steps are slow until there is a file 
 import pickle
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -39,10 +38,10 @@ def train_on_record(request: GeneratorRequest, group: Group) -> None:
             file.write(f"{group.world} {group.rank} {digest(batch)}\n")
         return convert(batch)
 
-    def average(parameters: Sequence[torch.Tensor]) -> None:
+    def average(gradient: torch.Tensor) -> None:
         if not hurry.exists():
             time.sleep(SLOW_SECONDS)
-        group.average(parameters)
+        group.average(gradient)
 
     train_generator.as_tensors = write_down
     train_characteristics(request, replace(group, average=average))

@@ -1,5 +1,6 @@
 """The stream of pairs: the same for any number of readers, from any position on."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -60,6 +61,27 @@ def as_bytes(batch: PairBatch) -> tuple[bytes, ...]:
 def joined(parts: list[PairBatch]) -> PairBatch:
     names = ("x_t", "x_s", "t", "s", *([] if parts[0].label is None else ["label"]))
     return PairBatch(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def reads_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give the list that gets each chunk's number before it is read."""
+    read: list[int] = []
+    real = TrajectoryStore.read_chunk
+
+    def counting(self: TrajectoryStore, chunk: int, **kwargs: Any) -> Any:
+        read.append(chunk)
+        return real(self, chunk, **kwargs)
+
+    monkeypatch.setattr(TrajectoryStore, "read_chunk", counting)
+    return read
+
+
+def grows_beyond(length: int, read: list[int]) -> bool:
+    """Wait some seconds for it."""
+    deadline = time.monotonic() + 20
+    while len(read) <= length and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(read) > length
 
 
 @pytest.fixture(scope="module")
@@ -203,14 +225,7 @@ def test_a_batch_belongs_to_its_receiver(store: TrajectoryStore) -> None:
 def test_each_chunk_is_read_once_an_epoch_and_those_behind_the_place_not_at_all(
     store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    real = TrajectoryStore.read_chunk
-
-    def counting(self: TrajectoryStore, chunk: int, **kwargs: Any) -> Any:
-        read.append(chunk)
-        return real(self, chunk, **kwargs)
-
-    monkeypatch.setattr(TrajectoryStore, "read_chunk", counting)
+    read = reads_of(monkeypatch)
     monkeypatch.setattr(stream_module, "_READERS", 1)  # two may begin in either order
     take(stream(store), 5)  # 40 of 44 pairs: all windows of the epoch, and perhaps one of the next, read ahead
     assert sorted(read[:6]) == list(range(6))
@@ -227,6 +242,33 @@ def test_each_chunk_is_read_once_an_epoch_and_those_behind_the_place_not_at_all(
     read.clear()
     take(stream(store, place=place_in(store, epoch=1)), 1)
     assert ended[:2] == read[:2]  # more may have been read ahead
+
+
+def test_the_next_window_is_not_read_while_batches_are_drawn_in_a_row(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "_PAUSE_SECONDS", 0.3)
+    read = reads_of(monkeypatch)
+    with closing(batches(stream(store, replace(SPEC, batch_size=4)))) as endless:
+        next(endless)
+        first = list(read)
+        list(islice(endless, 2))
+        assert read == first
+        assert grows_beyond(2, read)
+    assert len(first) == 2
+
+
+def test_who_draws_without_a_pause_has_each_window_read_at_once(
+    store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause that nobody makes would last a minute."""
+    monkeypatch.setattr(stream_module, "_PAUSE_SECONDS", 60.0)
+    read = reads_of(monkeypatch)
+    began = time.monotonic()
+    with closing(batches(stream(store))) as endless:
+        list(islice(endless, 22))
+        assert grows_beyond(24, read)  # 22 batches are four epochs of six chunks; the next was not asked for
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("sealed", [None, 12])

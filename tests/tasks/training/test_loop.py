@@ -15,7 +15,7 @@ from tasks.specs import OptimiserSpec
 from tasks.training.backward import backward
 from tasks.training.checkpoint import restore, to_checkpoint, weights_from_bytes, weights_to_bytes
 from tasks.training.failure import GradientError, LossError, Numbering
-from tasks.training.loop import MisfitError, TrainingState, begin, learning_rate, train
+from tasks.training.loop import MisfitError, TrainingState, _clip, _flat_gradient, begin, learning_rate, train
 
 SPEC = OptimiserSpec(
     section="velocity",
@@ -278,6 +278,21 @@ def test_the_gradient_is_clipped_to_the_asked_norm() -> None:
     state.optimiser.step = watched  # type: ignore[method-assign, assignment]
     run(state, replace(SPEC, clip=1e-3, steps=1))
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("most", [1e-3, 1e3])
+def test_a_flat_gradient_is_clipped_as_torch_clips_many(most: float) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 2, 3)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model[1].bias.requires_grad_(False)
+    model(torch.randn(4, 2, 9, 9, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    parameters = list(model.parameters())
+    before = [None if p.grad is None else p.grad.clone() for p in parameters]
+    norm = _clip(_flat_gradient(parameters), most)
+    ours = [p.grad for p in parameters]
+    for p, gradient in zip(parameters, before, strict=True):
+        p.grad = gradient
+    torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(parameters, most))
+    torch.testing.assert_close(ours, [p.grad for p in parameters])
 
 
 def test_weights_travel_as_safetensors_unchanged() -> None:
