@@ -108,6 +108,23 @@ class Subject:
         sums = (solver if self.spec["kind"] == "kernel" else 0) + (_DATA_EVALUATIONS if self.law is None else 0)
         return path_count(self.samples, size=math.prod(self.data.dim), sums=sums * self.data.rows)
 
+    def noise(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """Give the noise of samples ``start <= i < stop``, and their classes where there are any."""
+        x0 = standard_normal(self.seed, start, stop, self.data.dim, stream=SAMPLES).to(torch.float32)
+        return x0, sample_labels(self.stored, start=start, stop=stop, seed=self.seed, label=None)
+
+    def solve(self, x0: Tensor, grid: Tensor, *, label: Tensor | None) -> Floats:
+        """Give the end states of the run's solver along a grid, ``[rows, *dim]``, in standardised units."""
+        place = self.device if isinstance(self.field, nn.Module) else CPU
+        given = given_labels(self.store.plan, self.field, None if label is None else label.to(place))
+        ends = _last(given, x0.to(place), grid.to(place), solver=self.store.plan.solver, interpolant=self.interpolant)
+        return _wide(ends)
+
+    def solver_ends(self, start: int, stop: int) -> Floats:
+        """Give the end states of the run's solver from the noise of samples ``start <= i < stop``."""
+        x0, label = self.noise(start, stop)
+        return self.solve(x0, self.grid, label=label)
+
 
 def path_count(samples: int, *, size: int, sums: int) -> int:
     """Give how many paths are followed to their limits: as many as samples, fewer where that takes long.
@@ -165,18 +182,12 @@ def _blocks(count: int, dim: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, count)
 
 
-def _noise(subject: Subject, *, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-    """Give the noise of samples ``start <= i < stop``, and their classes where there are any."""
-    x0 = standard_normal(subject.seed, start, stop, subject.data.dim, stream=SAMPLES).to(torch.float32)
-    return x0, sample_labels(subject.stored, start=start, stop=stop, seed=subject.seed, label=None)
-
-
 def _ends(subject: Subject, reference: "_Reference", *, start: int, stop: int) -> Ends:
     """Follow the paths of samples ``start <= i < stop``."""
-    x0, label = _noise(subject, start=start, stop=stop)
+    x0, label = subject.noise(start, stop)
     grid = subject.grid
     once, twice, four_times = (
-        _solve(subject, x0, times, label=label) for times in (grid, halved(grid), halved(halved(grid)))
+        subject.solve(x0, times, label=label) for times in (grid, halved(grid), halved(halved(grid)))
     )
     source = _source(subject, x0, label=label, start=start)
     exact = reference.ends(source, label=label)
@@ -192,8 +203,8 @@ def _fit_squares(subject: Subject, *, start: int, stop: int) -> Floats:
 
     In data units, and a coordinate in standardised units.
     """
-    x0, label = _noise(subject, start=start, stop=stop)
-    mapped, ends = _mapped(subject, x0, label=label), _solve(subject, x0, subject.grid, label=label)
+    x0, label = subject.noise(start, stop)
+    mapped, ends = _mapped(subject, x0, label=label), subject.solve(x0, subject.grid, label=label)
     coordinate = np.full(subject.data.dim, 1 / math.sqrt(math.prod(subject.data.dim)))
     scales = (subject.data.standardisation.scale, coordinate)
     return np.stack([squared_gaps(mapped, ends, scale=scale) for scale in scales], axis=1)
@@ -202,15 +213,6 @@ def _fit_squares(subject: Subject, *, start: int, stop: int) -> Floats:
 def _mapped(subject: Subject, x0: Tensor, *, label: Tensor | None) -> Floats:
     with torch.no_grad():
         return _wide(labelled(subject.stored.generator, label)(subject.grid[0], subject.grid[-1], x0))
-
-
-def _solve(subject: Subject, x0: Tensor, grid: Tensor, *, label: Tensor | None) -> Floats:
-    """Give the end states of the run's solver along a grid."""
-    place = subject.device if isinstance(subject.field, nn.Module) else CPU
-    given = given_labels(subject.store.plan, subject.field, None if label is None else label.to(place))
-    return _wide(
-        _last(given, x0.to(place), grid.to(place), solver=subject.store.plan.solver, interpolant=subject.interpolant)
-    )
 
 
 def _last(field: VelocityField, x: Tensor, grid: Tensor, *, solver: str, interpolant: Interpolant) -> Tensor:

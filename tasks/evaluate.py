@@ -107,16 +107,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     )
     rows = [row for m in measured for row in (m.distance, m.floor)]
     metrics, detail = _tabulate([*rows, measured[0].ratio, *others, *budget.distances, *velocity])
-    shown = gather(
-        data,
-        store,
-        stored,
-        samples=sets.samples,
-        compared=compared,
-        velocity=request.velocity.folder,
-        count=request.count,
-        seed=spec.seed,
-    )
+    shown = gather(subject, samples=sets.samples, compared=compared)
     figures = draw_figures(
         shown, journals={"velocity": request.velocity.journal, "generator": request.generator.journal}
     )

@@ -5,22 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from storage.chunks import Shard
 from storage.data import DataStore
-from storage.paths import Location
-from storage.trajectories import Floats, TrajectoryStore
+from storage.trajectories import Floats
+from tasks.budget import Subject
 from tasks.distances import to_data
 from tasks.evaluation.images import STRIP_TIMES
-from tasks.fit_velocity import load_velocity
 from tasks.neighbours import NEAREST, Compared
-from tasks.sample import image_shape, sample_labels, sample_rows
-from tasks.simulation import given_labels
-from tasks.train_generator import StoredGenerator
-from tasks.transport.interpolant import Interpolant
-from tasks.transport.noise import SAMPLES, standard_normal
-from tasks.transport.solver import solve
+from tasks.sample import image_shape, sample_rows
 
 EVALUATIONS = (1, 2, 5, 20)  # a sample
 
@@ -57,36 +50,22 @@ def shown_paths(dim: tuple[int, ...]) -> int:
     return shown_images(dim, most=_SHOWN_STRIPS, of=STRIP_TIMES) if image_shape(dim) else _SHOWN_PATHS
 
 
-def gather(
-    data: DataStore,
-    store: TrajectoryStore,
-    stored: StoredGenerator,
-    *,
-    samples: Sequence[Floats],
-    compared: Compared,
-    velocity: Location,
-    count: int,
-    seed: int,
-) -> Shown:
-    """Gather what is drawn.
+def gather(subject: Subject, *, samples: Sequence[Floats], compared: Compared) -> Shown:
+    """Gather what is drawn of a run.
 
     Args:
-        data: the dataset.
-        store: the trajectories.
-        stored: the generator.
+        subject: the run.
         samples: its sets of one-step samples.
         compared: their nearest training points.
-        velocity: folder of the velocity that the trajectories follow.
-        count: trajectories that are used.
-        seed: of the samples' noise.
     """
+    data = subject.data
     shown = shown_points(data.dim)
     return Shown(
         data=_rows(data, shown),
         samples=np.concatenate([each[:shown] for each in samples])[:shown],
-        states=to_data(data, store.read_rows(0, min(shown_paths(data.dim), count))),
-        times=np.asarray(store.plan.times),
-        evaluations=_by_evaluations(data, store, stored, velocity=velocity, seed=seed),
+        states=to_data(data, subject.store.read_rows(0, min(shown_paths(data.dim), subject.count))),
+        times=np.asarray(subject.store.plan.times),
+        evaluations=_by_evaluations(subject),
         neighbours=_with_neighbours(compared, data),
     )
 
@@ -100,10 +79,9 @@ def _with_neighbours(compared: Compared, data: DataStore) -> dict[str, Floats]:
     return dict(zip(_NEAREST_WORDS, rows, strict=False))
 
 
-def _by_evaluations(
-    data: DataStore, store: TrajectoryStore, stored: StoredGenerator, *, velocity: Location, seed: int
-) -> dict[str, Floats]:
+def _by_evaluations(subject: Subject) -> dict[str, Floats]:
     """Give samples of one noise by the number of evaluations, data before and the solver's end states after them."""
+    data, stored = subject.data, subject.stored
     is_image = image_shape(data.dim) is not None
     if not (is_image or data.dim == (2,)):
         return {}
@@ -113,22 +91,11 @@ def _by_evaluations(
     for steps in EVALUATIONS:
         if steps < len(stored.times):
             words = f"{steps} evaluation{'s' if steps > 1 else ''}"
-            found[words] = sample_rows(stored, data.standardisation, start=0, stop=count, steps=steps, seed=seed)
-    words = f"solver, {len(store.plan.solver_times) - 1} steps"
-    return found | {words: _solver_ends(data, store, stored, velocity=velocity, count=count, seed=seed)}
-
-
-def _solver_ends(
-    data: DataStore, store: TrajectoryStore, stored: StoredGenerator, *, velocity: Location, count: int, seed: int
-) -> Floats:
-    """Give the solver's end states from the noise of the first samples, of their classes where there are any."""
-    plan = store.plan
-    x0 = standard_normal(seed, 0, count, data.dim, stream=SAMPLES).to(torch.float32)
-    label = sample_labels(stored, start=0, stop=count, seed=seed, label=None)
-    field = given_labels(plan, load_velocity(velocity), label)
-    grid = torch.tensor(plan.solver_times, dtype=torch.float64)
-    interpolant, last = Interpolant(plan.interpolant), [len(grid) - 1]
-    return to_data(data, solve(field, x0, grid, solver=plan.solver, interpolant=interpolant, kept=last)[:, 0].numpy())
+            found[words] = sample_rows(
+                stored, data.standardisation, start=0, stop=count, steps=steps, seed=subject.seed
+            )
+    words = f"solver, {len(subject.store.plan.solver_times) - 1} steps"
+    return found | {words: to_data(data, subject.solver_ends(0, count))}
 
 
 def _rows(data: DataStore, count: int) -> Floats:

@@ -12,7 +12,7 @@ from storage.chunks import Shard
 from storage.data import DataStore, Values
 from storage.errors import InputError
 from storage.trajectories import TrajectoryStore
-from tasks.evaluate import EvaluateRequest, EvaluateSummary, _require_same_path, evaluate
+from tasks.evaluate import EvaluateRequest, EvaluateSummary, _require_same_path, _subject, evaluate
 from tasks.executor import SerialExecutor
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.gallery import _by_evaluations
@@ -164,7 +164,7 @@ def test_a_drawn_target_with_its_exact_velocity(tmp_path: Path) -> None:
     assert "a coordinate, in standardised units" in page
     data, store = DataStore(request.data), TrajectoryStore.open(request.store)
     stored = load_generator(request.generator.folder)
-    shown = _by_evaluations(data, store, stored, velocity=request.velocity.folder, seed=0)
+    shown = _by_evaluations(_subject(request, data, store, stored))
     assert list(shown) == ["data", "1 evaluation", "2 evaluations", "5 evaluations", "solver, 6 steps"]
     gaps = shown["1 evaluation"][:60] - shown["solver, 6 steps"][:60]  # of the noise that the fit is measured with
     assert np.sqrt((gaps**2).sum(1).mean()) == pytest.approx(summary.metrics["budget.fit"], rel=1e-4)
