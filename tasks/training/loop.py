@@ -164,7 +164,7 @@ def train(
 def _flat_gradient(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Give the gradients as one vector, of which those of the parameters are views from now on.
 
-    One exchange, one norm and one scaling: for dozens of parameters apart they take three times as long.
+    One exchange, one norm and one scaling: for dozens of parameters apart they take about twice as long.
     """
     with_one = [p for p in parameters if p.grad is not None]
     flat = torch.cat([p.grad.reshape(-1) for p in with_one if p.grad is not None])

@@ -15,27 +15,14 @@ from storage.journal import read_journal
 from storage.models import read_model
 from tasks.evaluate import EvaluateRequest, evaluate
 from tasks.fit_velocity import build_stored_denoiser
-from tasks.specs import ReportFacts
 from tasks.transport.noise import SAMPLES, standard_normal
 from tests.benchmarks import _contenders, alternatives
 from tests.benchmarks._contenders import Contender, Workshop, draw_map, make_contenders
 from tests.benchmarks.alternatives import Evaluation, as_table, configs_of, measure_all
+from tests.tasks.test_evaluate import FACTS
 
 pytestmark = pytest.mark.slow  # six trainings of two datasets, and reports
 
-FACTS = ReportFacts(
-    run="r",
-    title="t",
-    created="today",
-    configuration="",
-    versions={},
-    seeds={},
-    batches={},
-    seconds={},
-    is_reused={},
-    orchestration={},
-    lineage={},
-)
 SECONDS = {  # that each piece of work is said to take
     "flow_matching": 1,
     "teacher": 2,
