@@ -211,8 +211,10 @@ def _fit_squares(subject: Subject, *, start: int, stop: int) -> Floats:
 
 
 def _mapped(subject: Subject, x0: Tensor, *, label: Tensor | None) -> Floats:
+    place = subject.stored.device
+    times, given = subject.grid.to(place), None if label is None else label.to(place)
     with torch.no_grad():
-        return _wide(labelled(subject.stored.generator, label)(subject.grid[0], subject.grid[-1], x0))
+        return _wide(labelled(subject.stored.generator, given)(times[0], times[-1], x0.to(place)))
 
 
 def _last(field: VelocityField, x: Tensor, grid: Tensor, *, solver: str, interpolant: Interpolant) -> Tensor:

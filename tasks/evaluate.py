@@ -52,7 +52,7 @@ class EvaluateRequest:
     count: int  # trajectories that are used
     report: Location
     facts: ReportFacts
-    device: str = "cpu"  # auto, cpu or cuda: where the velocity is measured
+    device: str = "cpu"  # auto, cpu or cuda: where the networks are measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     began = time.monotonic()
     spec, data = request.evaluation, DataStore(request.data)
     features = require_measurable(spec, request.dataset, request.data, device=request.device)
-    stored = load_generator(request.generator.folder)
+    stored = load_generator(request.generator.folder, device=local_device(request.device))
     store = TrajectoryStore.open(request.store)
     _require_same_path(stored, store)
     sets = draw_sets(spec, request.dataset, data, stored)

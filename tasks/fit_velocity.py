@@ -169,6 +169,7 @@ def train_velocity(request: VelocityRequest, group: Group) -> None:
         seed=request.seed,
         dropout=network.dropout,
         placement=placement,
+        is_static=not network.spectral,
     )
 
 

@@ -102,6 +102,7 @@ def measure_frechet(
     first: Sequence[Floats],
     features: LawFeatures | None,
     told: Told,
+    evaluations: int = 1,
 ) -> FrechetScores:
     """Give ``frechet_pixel`` of images and ``frechet_features`` where there are features, each with its floor.
 
@@ -116,6 +117,7 @@ def measure_frechet(
         first: its samples from 0 on, as far as they are drawn already.
         features: of the user's.
         told: for a progress bar.
+        evaluations: of the network, a sample.
     """
     is_image = image_shape(data.dim) is not None
     is_levels = is_image and (dataset.kind == "digits" or _are_levels(next(data_blocks(data))))
@@ -132,7 +134,7 @@ def measure_frechet(
         for floor in floors:
             floor.take_held(block)
     sketches = [Sketch(count) for _ in spaces]
-    for block in follow(_samples(stored, data, first, count=count, seed=spec.seed)):
+    for block in follow(_samples(stored, data, first, count=count, seed=spec.seed, evaluations=evaluations)):
         x = to_unit(from_unit(block)) if is_levels else block
         for space, sketch in zip(spaces, sketches, strict=True):
             sketch.update(space.points(x))
@@ -305,7 +307,7 @@ def _held_out(spec: EvaluationSpec, dataset: DatasetSpec, data: DataStore) -> He
 
 
 def _samples(
-    stored: StoredGenerator, data: DataStore, first: Sequence[Floats], *, count: int, seed: int
+    stored: StoredGenerator, data: DataStore, first: Sequence[Floats], *, count: int, seed: int, evaluations: int
 ) -> Iterator[Floats]:
     """Give samples 0 to ``count``, those that are drawn already first."""
     done = 0
@@ -313,6 +315,6 @@ def _samples(
         for start, stop in ranges_of(min(len(held), count - done), data.dim):
             yield held[start:stop]
         done = min(done + len(held), count)
-    draw_rows = partial(sample_rows, stored, data.standardisation, steps=1, seed=seed)
+    draw_rows = partial(sample_rows, stored, data.standardisation, steps=evaluations, seed=seed)
     for start, stop in ranges_of(count - done, data.dim):
         yield draw_rows(start=done + start, stop=done + stop)

@@ -18,12 +18,14 @@ from storage.trajectories import Floats
 from tasks.evaluation import images, plots
 from tasks.specs import Progress
 from tasks.train_generator import StoredGenerator, load_generator
+from tasks.training.device import local_device
 from tasks.training.fitting import labelled
 from tasks.transport.losses import TwoTimeMap
 from tasks.transport.noise import SAMPLE_LABELS, SAMPLES, class_labels, standard_normal
 
 _BATCH = 4096  # samples that are held
-_BLOCK_VALUES, _BLOCK_ROWS = 2**16, (16, 1024)  # of a block: numbers at most, and rows at least and at most
+_BLOCK_VALUES = {"cpu": 2**16, "cuda": 2**21}  # numbers of a block, at most: what fits a cache, or fills a GPU
+_BLOCK_ROWS = (16, 1024)  # of a block, at least and at most
 _PICTURED = 10_000  # samples that a picture shows
 _SHOWN_CLASSES = 40
 
@@ -52,7 +54,7 @@ def write_sample_file(
     Raises:
         InputError: the file cannot be written, or an argument is out of range.
     """
-    stored, store = load_generator(generator), DataStore(data)
+    stored, store = load_generator(generator, device=local_device("auto")), DataStore(data)
     check_sample_path(out, dim=stored.dim)
     label = find_class(request.label, store.classes, count=stored.classes) if request.label is not None else None
     _require(stored, steps=request.steps, guidance=request.guidance)
@@ -129,7 +131,8 @@ def sample(
         InputError: ``steps`` is not in [1, K], or the generator cannot follow the label or the guidance.
     """
     request = SampleRequest(count=count, steps=steps, seed=seed, guidance=guidance)
-    return _draw(load_generator(generator), DataStore(data).standardisation, request, stop=count, label=label)
+    stored = load_generator(generator, device=local_device("auto"))
+    return _draw(stored, DataStore(data).standardisation, request, stop=count, label=label)
 
 
 def sample_rows(
@@ -145,20 +148,22 @@ def sample_rows(
 ) -> Floats:
     """Draw samples ``start <= i < stop`` of a seed, ``[stop - start, *dim]`` float32 in data units.
 
-    Sample i has the same bits whichever others are drawn: the network takes whole blocks of rows, always the same.
+    Sample i has the same bits whichever others are drawn: the network takes whole blocks of rows, always the same. On
+    another device it differs in the last bits.
     """
-    path = _require(stored, steps=steps, guidance=guidance)
-    rows = _block_rows(stored.dim)
+    times = torch.tensor(_require(stored, steps=steps, guidance=guidance), device=stored.device)
+    rows = _block_rows(stored.dim, stored.device)
     low, high = start // rows * rows, -(-stop // rows) * rows
     x = np.empty((high - low, *stored.dim), np.float32)
     for first in range(low, high, rows):
         labels = sample_labels(stored, start=first, stop=first + rows, seed=seed, label=label)
-        jump = _guided(stored, labels, guidance=guidance)
-        state = standard_normal(seed, first, first + rows, stored.dim, stream=SAMPLES).to(torch.float32)
+        jump = _guided(stored, None if labels is None else labels.to(stored.device), guidance=guidance)
+        noise = standard_normal(seed, first, first + rows, stored.dim, stream=SAMPLES)
+        state = noise.to(torch.float32).to(stored.device)
         with torch.no_grad():
-            for t, s in pairwise(path):
-                state = jump(torch.tensor(t), torch.tensor(s), state)
-        x[first - low : first - low + rows] = state.numpy()
+            for t, s in pairwise(times):
+                state = jump(t, s, state)
+        x[first - low : first - low + rows] = state.cpu().numpy()
     return np.asarray(standardisation.to_data(x[start - low : stop - low]))
 
 
@@ -205,10 +210,10 @@ def _draw(
     )
 
 
-def _block_rows(dim: tuple[int, ...]) -> int:
+def _block_rows(dim: tuple[int, ...], device: torch.device) -> int:
     """Give how many rows the network takes at once, a power of two: many for points, few for images."""
     least, most = _BLOCK_ROWS
-    return min(max(least, 1 << (_BLOCK_VALUES // math.prod(dim)).bit_length() - 1), most)
+    return min(max(least, 1 << (_BLOCK_VALUES[device.type] // math.prod(dim)).bit_length() - 1), most)
 
 
 def _require(stored: StoredGenerator, *, steps: int, guidance: float) -> list[float]:

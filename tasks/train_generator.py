@@ -26,7 +26,7 @@ from tasks.networks.spectral import settle_norms
 from tasks.specs import GeneratorSpec, Progress, TrainingPlace
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import train_on_cluster
-from tasks.training.device import describe, place_training
+from tasks.training.device import CPU, describe, place, place_training
 from tasks.training.failure import Numbering
 from tasks.training.features import load_features
 from tasks.training.fit import fit, is_published, require_generator, resume
@@ -154,6 +154,7 @@ def train_characteristics(request: GeneratorRequest, group: Group) -> None:
         seed=request.seed,
         dropout=request.generator.network.dropout,
         placement=placement,
+        is_static=not name and not request.generator.network.spectral,
     )
 
 
@@ -168,16 +169,18 @@ class StoredGenerator:
     classes: int = 0  # 0: an unconditional one
     class_shares: tuple[float, ...] = ()  # of its trajectories, in order of class
     unlabelled_share: float = 0.0  # of its trajectories, on which it learnt the unconditional map
+    device: torch.device = CPU  # where it is
 
 
-def load_generator(folder: Location) -> StoredGenerator:
-    """Read a published generator for use in standardised units, without gradients."""
+def load_generator(folder: Location, *, device: torch.device = CPU) -> StoredGenerator:
+    """Read a published generator for use in standardised units, without gradients, on a device, in float32."""
     model = read_model(folder)
     spec = model.spec
     # one that was published before there were forms is exponential
     build = partial(build_generator, form=spec.get("form", "exponential"))
     generator = rebuild(build, spec, weights_from_bytes(model.weights))
     settle_norms(generator)
+    place(device, precision="float32", is_compiled=False).take(generator)
     return StoredGenerator(
         generator=generator.requires_grad_(False),
         times=tuple(spec["times"]),
@@ -186,6 +189,7 @@ def load_generator(folder: Location) -> StoredGenerator:
         classes=spec.get("classes", 0),  # one that was published before there were classes says nothing of them
         class_shares=tuple(spec.get("class_shares", ())),
         unlabelled_share=spec.get("unlabelled_share", 0.0),
+        device=device,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tasks.training.backward import map_tensors
+from tasks.training.graph import RECORDING
 
 Batch = TypeVar("Batch")
 Place = Mapping[str, Any]  # of values that torch loads without running code
@@ -111,4 +112,5 @@ def _bytes(batch: Any) -> int:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    return map_tensors(batch, lambda x: x.pin_memory().to(device, non_blocking=True))
+    with RECORDING:
+        return map_tensors(batch, lambda x: x.pin_memory().to(device, non_blocking=True))

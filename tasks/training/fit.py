@@ -19,6 +19,7 @@ from tasks.training.dropout import reproducible
 from tasks.training.failure import Numbering
 from tasks.training.features import require_features
 from tasks.training.feed import Feed
+from tasks.training.graph import GraphedBackward
 from tasks.training.group import Group
 from tasks.training.loop import Log, MisfitError, TrainingState, begin, train
 
@@ -91,6 +92,7 @@ def fit(
     seed: int,
     dropout: float = 0.0,
     placement: Placement = ON_CPU,
+    is_static: bool = True,
 ) -> None:
     """Train to the end; rank 0 alone writes journal, checkpoints and, last, the averaged weights as the model.
 
@@ -107,6 +109,7 @@ def fit(
         seed: of the dropout's masks.
         dropout: of the network.
         placement: how the network is computed.
+        is_static: whether the loss is a fixed sequence of the device's own operations; then a GPU replays it.
     """
 
     def placed_loss(batch: Batch) -> Tensor:
@@ -116,6 +119,9 @@ def fit(
     def placed_backward(batch: Batch) -> Tensor:
         return backward(placed_loss, batch, rows=spec.micro_batch_size)
 
+    passes = placed_backward
+    if is_static and placement.device.type == "cuda":
+        passes = GraphedBackward(placed_backward, [p for p in state.model.parameters() if p.requires_grad])
     with ExitStack() as stack:
         feed = stack.enter_context(Feed(batches, stream_place, device=placement.device))
         log: Log = _ignore
@@ -134,7 +140,7 @@ def fit(
         train(
             state,
             feed,
-            reproducible(placed_backward, state, seed=seed, group=group, dropout=dropout),
+            reproducible(passes, state, seed=seed, group=group, dropout=dropout),
             spec,
             average=group.average,
             place=lambda: feed.place,

@@ -162,7 +162,7 @@ class Data:
 def stored(monkeypatch: pytest.MonkeyPatch) -> list[StoredGenerator]:
     """Let the generator that is loaded be the one in this list."""
     found = [CONDITIONAL]
-    monkeypatch.setattr(sample_module, "load_generator", lambda folder: found[0])
+    monkeypatch.setattr(sample_module, "load_generator", lambda folder, device: found[0])
     monkeypatch.setattr(sample_module, "DataStore", Data)
     return found
 
