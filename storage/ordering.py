@@ -177,12 +177,13 @@ def pair_indices(
 def _pair_block(seed: int, epoch: int, block: int, times: int, full_span_share: float) -> tuple[Indices, Indices]:
     """Give the pairs of positions ``block * _BLOCK <= p < (block + 1) * _BLOCK``, not to be written into."""
     words = _words(seed, _PAIRS, counter=(block * _BLOCK, epoch), count=4 * _BLOCK)
-    unit = _unit(words.reshape(-1, 4)[:, :3])  # position p reads counter p alone
-    first = _below(unit[:, 0], times)
-    second = (first + 1 + _below(unit[:, 1], times - 1)) % times
-    is_full = unit[:, 2] < full_span_share
-    low = np.where(is_full, 0, np.minimum(first, second))
-    high = np.where(is_full, times - 1, np.maximum(first, second))
+    one, another, span, _ = words.reshape(-1, 4).T  # position p reads counter p alone
+    first = _below(one, times)
+    second = first + 1 + _below(another, times - 1)
+    second[second >= times] -= times  # a division takes as long as all else
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    is_full = _unit(span) < full_span_share
+    low[is_full], high[is_full] = 0, times - 1
     low.flags.writeable = high.flags.writeable = False
     return low, high
 
@@ -201,9 +202,9 @@ def _words(seed: int, stream: int, *, counter: tuple[int, int], count: int) -> n
     return generator.random_raw(count)
 
 
-def _below(unit: npt.NDArray[np.float64], bound: int) -> Indices:
-    """Map numbers of [0, 1) to integers in [0, bound); the bias is below bound / 2^53."""
-    return (unit * bound).astype(np.int64)
+def _below(words: npt.NDArray[np.uint64], bound: int) -> Indices:
+    """Map words to integers in [0, bound); the bias is below bound / 2^53."""
+    return (_unit(words) * bound).astype(np.int64)
 
 
 def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

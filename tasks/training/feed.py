@@ -8,9 +8,10 @@ caches, so several small batches are drawn in a row, each then in half the time.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,10 @@ from tasks.training.backward import map_tensors
 from tasks.training.graph import RECORDING
 
 Batch = TypeVar("Batch")
+Drawn = TypeVar("Drawn")
 Place = Mapping[str, Any]  # of values that torch loads without running code
+
+_Coming = Callable[[], tuple[Batch, Place]]  # gives a batch, or raises what its drawing raised
 
 _AHEAD = 2  # batches, for a GPU
 _IN_A_ROW = 8  # batches, for a CPU
@@ -49,7 +53,7 @@ class Feed(Generic[Batch]):
         self._place = place
         self._device = device
         self._ahead = (0 if device.type == "cpu" else _AHEAD) if ahead is None else ahead
-        self._coming: deque[Future[tuple[Batch, Place]]] = deque()
+        self._coming: deque[_Coming[Batch]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="draw-batches") if self._ahead else None
         self._in_a_row = 1  # until the size of a batch is known
 
@@ -75,28 +79,35 @@ class Feed(Generic[Batch]):
                 self._draw_in_a_row()
         else:
             while len(self._coming) <= self._ahead:
-                self._coming.append(self._pool.submit(self._draw))
-        batch, self.place = self._coming.popleft().result()
+                self._coming.append(self._pool.submit(self._draw).result)
+        batch, self.place = self._coming.popleft()()
         return batch
 
     def _draw_in_a_row(self) -> None:
         """Draw some batches here and now; an error waits until the batch that it belongs to is asked for."""
         for _ in range(self._in_a_row):
-            drawn: Future[tuple[Batch, Place]] = Future()
-            self._coming.append(drawn)
             try:
-                drawn.set_result(self._draw())
+                drawn = self._draw()
             except Exception as error:
-                drawn.set_exception(error)
+                self._coming.append(partial(_raise, error))
                 return
+            self._coming.append(partial(_given, drawn))
         if self._in_a_row == 1:
-            batch, _ = self._coming[0].result()
+            batch, _ = drawn
             self._in_a_row = max(1, min(_IN_A_ROW, _ROW_BYTES // max(1, _bytes(batch))))
 
     def _draw(self) -> tuple[Batch, Place]:
         batch = next(self._batches)
         place = self._place()
         return (batch if self._device.type == "cpu" else _moved(batch, self._device)), place
+
+
+def _given(drawn: Drawn) -> Drawn:
+    return drawn
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _bytes(batch: Any) -> int:
