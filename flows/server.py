@@ -27,7 +27,8 @@ from typing import NoReturn
 
 # A fresh database takes 15 s on two idle cores; a loaded machine may need several times that.
 START_SECONDS = 180.0
-STOP_SECONDS = 5.0
+# Nearly always 0.2 s; the last events may have to wait until another command's server has written to the database.
+STOP_SECONDS = 15.0
 PARENT_POLL_SECONDS = 0.5
 
 CLIENT_ENVIRONMENT = {
@@ -46,6 +47,10 @@ SERVER_ENVIRONMENT = {
     "PREFECT_API_DATABASE_MIGRATE_ON_START": "false",  # done here, under a lock
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+    # The recorder, asked to end, writes one last batch and loses what waits behind it. A batch is one event by default;
+    # here it is more than a command says in a second, the time between writes.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "1000",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 
 

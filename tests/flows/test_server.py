@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Reports the URL, runs a flow of two tasks, reports what the server knows of it, then waits to be told to end.
+# Reports the URL, runs a flow of two tasks or one task alone, then waits to be told to end.
 DRIVER = textwrap.dedent(
     """
     import sys
@@ -39,8 +39,8 @@ DRIVER = textwrap.dedent(
             step(), step()
 
         print(url, flush=True)
-        if sys.stdin.readline() == "run\\n":
-            pair()
+        if work := {"run": pair, "step": step}.get(sys.stdin.readline().strip()):
+            work()
             print("ran", flush=True)
             sys.stdin.readline()
     """
@@ -149,6 +149,23 @@ def test_a_flow_runs_on_a_private_server_that_ends_with_the_command_and_says_not
     assert not answers(url)
     assert completed(home) == {"pair": before["pair"] + 1, "step": before["step"] + 2}
     assert (home / "server.log").read_text()[said:] == ""
+
+
+@pytest.mark.slow
+def test_a_server_that_is_told_to_end_waits_for_the_database_and_records_all_events(home: Path) -> None:
+    driver = start_driver(home)
+    read_line(driver)
+    before = completed(home)
+    (database,) = home.glob("prefect-*.db")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("BEGIN IMMEDIATE")  # as another command's server, which writes
+        tell(driver, "step")  # without a flow, so nothing but events
+        assert read_line(driver) == "ran"
+        with pytest.raises(subprocess.TimeoutExpired):
+            driver.communicate("end\n", timeout=1.5)
+        connection.rollback()
+    assert driver.communicate(timeout=30) == ("", "")
+    assert completed(home) == before + Counter(step=1)
 
 
 @pytest.mark.slow
