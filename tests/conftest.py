@@ -25,24 +25,34 @@ torch.set_num_threads(1)
 settings.register_profile("charflow", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("charflow")
 
-USE_RAY = (
-    "tests/end_to_end/",
-    "tests/tasks/test_executor.py",
-    "tests/tasks/test_fit_kernel.py",
-    "tests/tasks/test_ray_data.py",
-    "tests/tasks/training/test_ddp.py",
-)
+USE_RAY = {
+    "clusters of their own": (
+        "tests/end_to_end/test_blows.py",
+        "tests/end_to_end/test_elastic.py",
+        "tests/end_to_end/test_interruption.py",
+        "tests/end_to_end/test_object_store.py",
+        "tests/end_to_end/test_road.py",
+        "tests/end_to_end/test_study.py",
+    ),
+    "one cluster": (  # that of tests/tasks/conftest.py
+        "tests/tasks/test_executor.py",
+        "tests/tasks/test_fit_kernel.py",
+        "tests/tasks/test_ray_data.py",
+        "tests/tasks/training/test_ddp.py",
+    ),
+}
 
 
-class OneClusterAtATime(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands whole files to processes, and all files that start Ray to one, because two clusters fight for the cores."""
+class FewClusters(LoadScopeScheduling):  # type: ignore[misc]
+    """Hands whole files to processes, and those that start Ray to one for each group: clusters fight for the cores."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if nodeid.startswith(USE_RAY) else nodeid.split("::")[0]
+        group = next((name for name, files in USE_RAY.items() if nodeid.startswith(files)), None)
+        return group or nodeid.split("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    return OneClusterAtATime(config, log)
+    return FewClusters(config, log)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,10 +17,9 @@ from tasks.executor import (
     SerialExecutor,
     UnreachableClusterError,
     _Flight,
-    ray_session,
     require_reachable,
 )
-from tasks.specs import ComputeSpec
+from tests.tasks.conftest import our_handler
 
 
 def double(item: int) -> int:
@@ -62,21 +60,6 @@ def hang_once(marker: Path) -> str:
         marker.touch()
         time.sleep(60)
     return marker.name
-
-
-def our_handler(*_: object) -> None:
-    """Stand for a handler that someone set before."""
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayExecutor]:
-    before = signal.signal(signal.SIGTERM, our_handler)
-    try:
-        with ray_session(ComputeSpec(cpus=2, gpus=1)) as executor:  # Ray counts GPUs and does not look for them
-            yield executor
-        assert signal.getsignal(signal.SIGTERM) is our_handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def check_maps(executor: Executor) -> None:

@@ -16,13 +16,12 @@ from storage.data import DataStore
 from storage.errors import DamagedError, InputError
 from storage.models import read_model
 from storage.trajectories import TrajectoryStore
-from tasks.executor import RayExecutor, SerialExecutor, ray_session
+from tasks.executor import RayExecutor, SerialExecutor
 from tasks.fit_kernel import data_field, spread_kernel_field
 from tasks.fit_velocity import VelocityRequest, VelocitySummary, fit_velocity, load_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.specs import (
-    ComputeSpec,
     DatasetSpec,
     InterpolantSpec,
     TrainingPlace,
@@ -222,17 +221,15 @@ def test_a_kernel_of_bandwidth_zero_arrives_at_the_points_of_each_rows_class(tmp
 
 
 @pytest.mark.slow
-def test_ray_tasks_sum_the_shards_to_the_same_bytes(tmp_path: Path, arrays: Path) -> None:
+def test_ray_tasks_sum_the_shards_to_the_same_bytes(tmp_path: Path, arrays: Path, cluster: RayExecutor) -> None:
     request = request_of(tmp_path, DatasetSpec(kind="npz", path=str(arrays), shards=3), bandwidth="loo")
     fitted(request)
     here = simulated(request, store=tmp_path / "a.zarr", executor=SerialExecutor(), is_spread=False)
     alone = read_model(request.place.folder)
-    with ray_session(ComputeSpec(cpus=2)) as executor:
-        assert isinstance(executor, RayExecutor)
-        again = replace(request, place=TrainingPlace(folder=tmp_path / "again", key="k"))
-        fit_velocity(again, progress=silent, executor=executor)
-        there = simulated(request, store=tmp_path / "b.zarr", executor=executor, is_spread=True, count=32)
-        chunks = simulated(request, store=tmp_path / "c.zarr", executor=executor, is_spread=False)
+    again = replace(request, place=TrainingPlace(folder=tmp_path / "again", key="k"))
+    fit_velocity(again, progress=silent, executor=cluster)
+    there = simulated(request, store=tmp_path / "b.zarr", executor=cluster, is_spread=True, count=32)
+    chunks = simulated(request, store=tmp_path / "c.zarr", executor=cluster, is_spread=False)
     assert read_model(tmp_path / "again").spec["bandwidth"] == alone.spec["bandwidth"]
     assert np.array_equal(there, here[:32])
     assert np.array_equal(chunks, here)

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +12,9 @@ import torch
 
 from storage.errors import InputError
 from storage.models import read_model
-from tasks.executor import ray_session
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.specs import (
-    ComputeSpec,
     DatasetSpec,
     GeneratorSpec,
     InterpolantSpec,
@@ -34,13 +32,7 @@ from tests.tasks.test_train_generator import generator_request
 
 Average = Callable[[torch.Tensor], None]
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with ray_session(ComputeSpec(cpus=2)):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
 def request_of(folder: Path, *, workers: int) -> VelocityRequest:
