@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from flows.cli import main
 from flows.config import load_config
 from flows.runs import open_run
 from flows.work import perform
@@ -64,6 +67,15 @@ def charflow_json(*words: str, root: Path, changes: tuple[str, ...] = ()) -> dic
     found = json.loads(out)
     assert isinstance(found, dict)
     return found
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str, root: Location, code: int = 0) -> str:
+    """Run a command that needs no engine in this process, check the exit code, and give what it says on stdout."""
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--root", str(root)])
+    found = capsys.readouterr()
+    assert ended.value.code == code, found
+    return found.out
 
 
 def integrate_here(root: Location, *, changes: tuple[str, ...]) -> dict[str, Any]:

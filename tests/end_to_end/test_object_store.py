@@ -20,7 +20,7 @@ from storage.catalog import Catalog
 from storage.remote import RemotePath, remote_path
 from tasks.executor import SerialExecutor
 from tasks.integrate import check_store, repair_store
-from tests.end_to_end.command import TINY, integrate_here
+from tests.end_to_end.command import TINY, integrate_here, told
 from tests.end_to_end.command import environment as own_environment
 from tests.storage.bucket import FAILED, SECRETS, SOUND, Proxy, contents, environment, serving, spoil
 from tests.storage.stores import snapshot
@@ -28,6 +28,7 @@ from tests.storage.stores import snapshot
 pytestmark = pytest.mark.slow
 
 ADDRESS = "s3://bucket/my/runs"
+ROOT = remote_path(ADDRESS)
 OVERLAP = ("generator.overlap=true", "generator.workers=1", "compute.cpus=2")
 SETS = [part for change in (*TINY, *OVERLAP) for part in ("--set", change)]
 
@@ -62,16 +63,7 @@ def run(world: tuple[Proxy, Path, str], monkeypatch: pytest.MonkeyPatch, own_sig
     for name, value in (environment(proxy) | {"XDG_CACHE_HOME": str(folder / "cache")}).items():
         monkeypatch.setenv(name, value)
     remote._opened.cache_clear()
-    return remote_path(ADDRESS) / "gaussian"
-
-
-def charflow(*words: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
-    """Run a command in this process, and give what it printed."""
-    with pytest.raises(SystemExit) as ended:
-        main([*words, "--root", ADDRESS])
-    found = capsys.readouterr()
-    assert ended.value.code == code, found
-    return found.out if code == 0 else found.err
+    return ROOT / "gaussian"
 
 
 def test_trajectories_have_the_bytes_that_they_have_on_a_disk(run: RemotePath, tmp_path: Path) -> None:
@@ -87,27 +79,25 @@ def test_every_artefact_is_there_and_nothing_else(run: RemotePath) -> None:
     assert any(fnmatchcase(name, "generator/checkpoints/*/admissions/epoch-000000.json") for name in names)
     assert not [name for name in names if name.endswith("growing.json")]
     assert not [name for name in names if name.endswith(".partial") or name == ".lock"]
-    (record,) = Catalog(remote_path(ADDRESS)).runs()
+    (record,) = Catalog(ROOT).runs()
     assert (record.name, record.status, len(record.steps)) == ("gaussian", "finished", 5)
 
 
 def test_a_finished_run_repeated_does_nothing(run: RemotePath, capsys: pytest.CaptureFixture[str]) -> None:
-    found: dict[str, Any] = json.loads(charflow("run", "gaussian", "--json", *SETS, capsys=capsys))
+    found: dict[str, Any] = json.loads(told(capsys, "run", "gaussian", "--json", *SETS, root=ROOT))
     assert {facts["status"] for facts in found["steps"].values()} == {"reused"}
 
 
 def test_commands_read_it_from_there(run: RemotePath, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert charflow("report", "gaussian", capsys=capsys).strip() == f"{ADDRESS}/gaussian/report/index.html"
-    assert "gaussian" in charflow("runs", capsys=capsys)
-    assert json.loads(charflow("show", "gaussian", "--json", capsys=capsys))["path"] == str(run)
-    charflow("sample", "gaussian", "--count", "50", "--out", str(tmp_path / "x.npy"), capsys=capsys)
+    assert told(capsys, "report", "gaussian", root=ROOT).strip() == f"{ROOT}/gaussian/report/index.html"
+    assert "gaussian" in told(capsys, "runs", root=ROOT)
+    assert json.loads(told(capsys, "show", "gaussian", "--json", root=ROOT))["path"] == str(run)
+    told(capsys, "sample", "gaussian", "--count", "50", "--out", str(tmp_path / "x.npy"), root=ROOT)
     assert np.isfinite(np.load(tmp_path / "x.npy")).all()
-    assert "all as committed" in charflow("verify", "gaussian", capsys=capsys)
+    assert "all as committed" in told(capsys, "verify", "gaussian", root=ROOT)
     chunk = run / "trajectories.zarr/x/c/2/0/0"
     good = spoil(chunk)
-    with pytest.raises(SystemExit) as ended:
-        main(["verify", "gaussian", "--root", ADDRESS])
-    assert (ended.value.code, "bad 2" in capsys.readouterr().out) == (1, True)
+    assert "bad 2" in told(capsys, "verify", "gaussian", root=ROOT, code=1)
     chunk.write(good)
 
 

@@ -1,5 +1,6 @@
 """The whole road as a user travels it, on a target small enough for a test."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,41 +8,41 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.end_to_end.command import TINY, charflow, charflow_json, integrate_here
+from tests.end_to_end.command import TINY, charflow_json, integrate_here, told
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals")]
 
 STEPS = ["ingest", "fit_velocity", "integrate", "train_generator", "evaluate"]
+CHANGES = (
+    *TINY,
+    "velocity.kind=network",
+    "velocity.steps=40",
+    "velocity.batch_size=128",
+    "velocity.network.width=32",
+    "generator.workers=1",
+)
+SETS = [part for change in CHANGES for part in ("--set", change)]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root that holds one finished run of the gaussian preset, velocity trained by two workers."""
     root = tmp_path_factory.mktemp("road") / "runs"
-    changes = (
-        *TINY,
-        "velocity.kind=network",
-        "velocity.steps=40",
-        "velocity.batch_size=128",
-        "velocity.network.width=32",
-    )
-    found = charflow_json("run", "gaussian", root=root, changes=changes)
+    found = charflow_json("run", "gaussian", root=root, changes=CHANGES)
     assert {step: facts["status"] for step, facts in found["steps"].items()} == dict.fromkeys(STEPS, "done")
     return root
 
 
-CHANGES = (*TINY, "velocity.kind=network", "velocity.steps=40", "velocity.batch_size=128", "velocity.network.width=32")
-
-
-def test_a_finished_run_repeated_does_nothing_and_says_so(root: Path) -> None:
+def test_a_finished_run_repeated_does_nothing_and_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = charflow_json("run", "gaussian", root=root, changes=CHANGES)
     assert {facts["status"] for facts in found["steps"].values()} == {"reused"}
-    out, _ = charflow("run", "gaussian", root=root, changes=CHANGES)
-    assert "nothing to do" in out
+    assert "nothing to do" in told(capsys, "run", "gaussian", *SETS, root=root)
 
 
-def test_the_metrics_carry_their_promised_names_errors_and_counts(root: Path) -> None:
-    found = charflow_json("run", "gaussian", root=root, changes=CHANGES)
+def test_the_metrics_carry_their_promised_names_errors_and_counts(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json.loads(told(capsys, "run", "gaussian", "--json", *SETS, root=root))
     names = {"w2", "w2_floor", "w2_ratio", "sliced_w2", "sinkhorn", "memorised_fraction", "w2_excess", "fit_error"}
     terms = ("early_stopping", "velocity", "euler", "fit")
     names |= {f"budget.{name}" for name in (*terms, "bound")}
@@ -56,9 +57,8 @@ def test_the_metrics_carry_their_promised_names_errors_and_counts(root: Path) ->
     assert found["advice"].startswith("Next: ")
 
 
-def test_the_report_is_one_page_without_the_network(root: Path) -> None:
-    out, _ = charflow("report", "gaussian", root=root)
-    page = Path(out.strip()).read_text()
+def test_the_report_is_one_page_without_the_network(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(told(capsys, "report", "gaussian", root=root).strip()).read_text()
     assert "w2_ratio" in page or "W2" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script src" not in page
@@ -75,45 +75,49 @@ def test_the_stores_open_with_zarr_alone(root: Path) -> None:
     assert {"mean", "scale", "source", "digest"} <= dict(data.attrs).keys()
 
 
-def test_samples_are_written_as_numbers_and_as_a_picture(root: Path, tmp_path: Path) -> None:
+def test_samples_are_written_as_numbers_and_as_a_picture(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for suffix in ("npy", "png"):
-        charflow(
-            "sample", "gaussian", "--count", "50", "--seed", "3", "--out", str(tmp_path / f"x.{suffix}"), root=root
-        )
+        out = str(tmp_path / f"x.{suffix}")
+        told(capsys, "sample", "gaussian", "--count", "50", "--seed", "3", "--out", out, root=root)
     x = np.load(tmp_path / "x.npy")
     assert x.shape == (50, 2)
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_flipped_byte_is_found_and_repaired_to_the_same_bytes(root: Path) -> None:
+def test_a_flipped_byte_is_found_and_repaired_to_the_same_bytes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = root / "gaussian" / "trajectories.zarr" / "x" / "c" / "2" / "0" / "0"
     good = file.read_bytes()
     file.write_bytes(good[:99] + bytes([good[99] ^ 4]) + good[100:])
-    out, _ = charflow("verify", "gaussian", root=root, code=1)
-    assert "bad 2" in out
-    assert "all as committed" in charflow("verify", "gaussian", "--quick", root=root)[0]  # which reads no trajectory
+    assert "bad 2" in told(capsys, "verify", "gaussian", root=root, code=1)
+    assert "all as committed" in told(capsys, "verify", "gaussian", "--quick", root=root)  # which reads no trajectory
     found = charflow_json("verify", "gaussian", "--repair", root=root)
     assert found == {"chunks": 10, "bad": [], "missing": [], "repaired": [2]}
     assert file.read_bytes() == good
 
 
-def test_show_and_runs_tell_what_there_is(root: Path) -> None:
-    shown = charflow_json("show", "gaussian", root=root)
+def test_show_and_runs_tell_what_there_is(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(told(capsys, "show", "gaussian", "--json", root=root))
     assert shown["status"] == "finished"
     assert list(shown["steps"]) == STEPS
-    assert [run["name"] for run in charflow_json("runs", root=root)["runs"]] == ["gaussian"]
-    out, _ = charflow("show", "gaussian", root=root)
+    (run,) = json.loads(told(capsys, "runs", "--json", root=root))["runs"]
+    assert run["name"] == "gaussian"
+    out = told(capsys, "show", "gaussian", root=root)
     assert "integrate" in out
     assert shown["steps"]["evaluate"]["summary"]["advice"] in out
 
 
-def test_a_raised_count_keeps_every_chunk(root: Path, tmp_path: Path) -> None:
-    shutil.copytree(root, tmp_path / "runs")
-    store = tmp_path / "runs" / "gaussian" / "trajectories.zarr" / "x" / "c"
+def test_a_raised_count_keeps_every_chunk(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grown = tmp_path / "runs"
+    shutil.copytree(root, grown)
+    store = grown / "gaussian" / "trajectories.zarr" / "x" / "c"
     before = {path: path.stat().st_mtime_ns for path in store.rglob("0") if path.is_file()}
-    changes = (*(change for change in CHANGES if "trajectories.count" not in change), "trajectories.count=1000")
-    found = charflow_json("run", "gaussian", "--until", "integrate", root=tmp_path / "runs", changes=changes)
-    assert [facts["status"] for facts in found["steps"].values()] == ["reused", "reused", "done"]
+    raised = "trajectories.count=1000"
+    assert integrate_here(grown, changes=(*CHANGES, raised))["simulated"] == 6  # of 16 chunks
+    words = ("run", "gaussian", "--until", "integrate", "--json", *SETS, "--set", raised)
+    found = json.loads(told(capsys, *words, root=grown))
+    assert [facts["status"] for facts in found["steps"].values()] == ["reused"] * 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert zarr.open_array(store.parent, mode="r").shape == (1000, 9, 2)
 

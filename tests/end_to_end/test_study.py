@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
 from flows.studies import open_study
 from flows.work import perform
 from storage.catalog import Catalog
 from tasks.executor import SerialExecutor
-from tests.end_to_end.command import charflow_json
+from tests.end_to_end.command import charflow_json, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals")]
 
@@ -24,6 +23,7 @@ CHANGES = (
     "trajectories.count=100",
     "trajectories.chunk_rows=64",
 )
+SETS = [part for change in CHANGES for part in ("--set", change)]
 ARGUMENTS = (
     *("study", "gaussian", "--until", "integrate"),
     *(word for sweep in SWEEPS for word in ("--sweep", sweep)),
@@ -38,15 +38,6 @@ def begin_here(root: Path, *, points: int) -> None:
         with run.in_progress():
             for step in run.pending:
                 perform(step, run, SerialExecutor(), progress=lambda *_: None)
-
-
-def answer(capsys: pytest.CaptureFixture[str], root: Path, *words: str) -> str:
-    """Run the command in this process, and give what it prints."""
-    sets = [word for change in CHANGES for word in ("--set", change)]
-    with pytest.raises(SystemExit) as caught:
-        main([*ARGUMENTS, *sets, "--root", str(root), *words])
-    assert caught.value.code == 0
-    return capsys.readouterr().out
 
 
 def test_a_study_cut_short_goes_on_and_repeated_does_nothing(
@@ -80,10 +71,10 @@ def test_a_study_cut_short_goes_on_and_repeated_does_nothing(
 
     page = root / "gaussian-study" / "report" / "index.html"
     page.unlink()
-    assert json.loads(answer(capsys, root, "--json")) == found  # measured anew, without an engine
+    assert json.loads(told(capsys, *ARGUMENTS, *SETS, "--json", root=root)) == found  # measured anew, without an engine
 
     began = time.monotonic()
-    out = answer(capsys, root)
+    out = told(capsys, *ARGUMENTS, *SETS, root=root)
     assert time.monotonic() - began < 5  # no engine starts; a second, more on a busy machine
     assert "nothing to do: study gaussian-study is finished" in out
     assert f"page: {page}" in out
