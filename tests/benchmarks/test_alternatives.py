@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def counted(name: str, work: Callable[[], object]) -> float:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, list[Contender]]:
     name = str(request.param)
     config = configs_of([name], mnist="", quick=True)[name]
+    if name == "moons":
+        config = config.model_copy(update={"dataset": replace(config.dataset, count=2000)})
     folder = tmp_path_factory.mktemp(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_contenders, "timed", counted)

@@ -10,6 +10,7 @@ import textwrap
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -179,29 +180,31 @@ def test_the_private_server_is_gone_within_five_seconds_of_a_killed_driver(home:
     assert driver.returncode == -kill
 
 
+@pytest.fixture(scope="module")
+def other(home: Path) -> Iterator[str]:
+    """Give the URL of another command's server."""
+    driver = start_driver(home)
+    yield read_line(driver)
+    driver.communicate("end\n", timeout=30)
+
+
 @pytest.mark.slow
-def test_the_server_that_the_user_named_is_used(home: Path, tmp_path: Path) -> None:
-    owner = start_driver(home)
-    url = read_line(owner)
-    guest = start_driver(tmp_path / "unused", PREFECT_API_URL=url)
-    assert read_line(guest) == url
+def test_the_server_that_the_user_named_is_used(other: str, tmp_path: Path) -> None:
+    guest = start_driver(tmp_path / "unused", PREFECT_API_URL=other)
+    assert read_line(guest) == other
     assert guest.communicate("end\n", timeout=30) == ("", "")
-    assert answers(url)
+    assert answers(other)
     assert not (tmp_path / "unused").exists()
-    owner.communicate("end\n", timeout=30)
 
 
 @pytest.mark.slow
-def test_the_server_of_the_users_profile_is_used(home: Path, tmp_path: Path) -> None:
-    owner = start_driver(home)
-    url = read_line(owner)
-    profile = f'active = "mine"\n\n[profiles.mine]\nPREFECT_API_URL = "{url}"\n'
+def test_the_server_of_the_users_profile_is_used(other: str, tmp_path: Path) -> None:
+    profile = f'active = "mine"\n\n[profiles.mine]\nPREFECT_API_URL = "{other}"\n'
     (tmp_path / "profiles.toml").write_text(profile)
     guest = start_driver(tmp_path / "unused", PREFECT_PROFILES_PATH=str(tmp_path / "profiles.toml"))
-    assert read_line(guest) == url
+    assert read_line(guest) == other
     assert guest.communicate("end\n", timeout=30) == ("", "")
-    assert answers(url)
-    owner.communicate("end\n", timeout=30)
+    assert answers(other)
 
 
 @pytest.mark.slow

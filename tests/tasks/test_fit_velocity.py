@@ -264,13 +264,13 @@ def test_the_loss_on_a_gaussian_ends_within_two_percent_above_its_floor(
     """Linear interpolant, T = 1: the floor is sigma pi / 2 a dimension (METHOD, section 4), and none may beat it."""
     dataset = DatasetSpec(kind="gaussian", mean=(1.5, -1.0), std=std, count=50_000, standardise=False)
     velocity = VelocitySpec(
-        network=NetworkSpec(width=64, depth=3),
-        steps=1500,
+        network=NetworkSpec(width=32, depth=2),
+        steps=600,
         batch_size=1024,
-        learning_rate=3e-3,
+        learning_rate=5e-3,
         workers=1,
-        warmup=100,
-        ema=0.995,
+        warmup=40,
+        ema=0.99,
     )
     request = request_of(tmp_path, dataset, velocity, stop=1.0)
     train_velocity(request, alone())
