@@ -38,7 +38,7 @@ def arguments(*words: str, root: Path, changes: tuple[str, ...] = ()) -> list[st
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Keep the private Prefect database in one place for the whole session of tests: it takes ten seconds to make."""
+    """Give that of a command; its private Prefect database is the session's, which ``prefect_home`` makes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CHARFLOW_ROOT"))}
     return kept | {"XDG_STATE_HOME": str(root.parent.parent / "state"), "PYTHONPATH": str(ROOT)}
 

@@ -25,7 +25,7 @@ from tests.end_to_end.command import environment as own_environment
 from tests.storage.bucket import FAILED, SECRETS, SOUND, Proxy, contents, environment, serving, spoil
 from tests.storage.stores import snapshot
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
 
 ADDRESS = "s3://bucket/my/runs"
 ROOT = remote_path(ADDRESS)

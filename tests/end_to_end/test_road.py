@@ -10,7 +10,7 @@ import zarr
 
 from tests.end_to_end.command import TINY, charflow_json, integrate_here, told
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals", "prefect_home")]
 
 STEPS = ["ingest", "fit_velocity", "integrate", "train_generator", "evaluate"]
 CHANGES = (
