@@ -1,10 +1,10 @@
 """Generator training by two Ray Train workers of one thread, against one process of two threads that does nothing else.
 
-The networks, states and batches of the presets digits (a perceptron, images of 8 x 8) and mnist (a U-Net, images of
-28 x 28), on trajectories of a velocity that was never trained. The limit takes its one batch of pairs before it begins
-and writes nothing; charflow streams pairs from the store, checks it, averages gradients over processes, and writes a
-journal and ten checkpoints. Both are timed over their steps alone: what Ray takes to start and stop workers is told
-apart. They take turns, limit first and last, and each is its mean.
+The network, states and batches of the preset digits (a perceptron, images of 8 x 8), and for MNIST (28 x 28) the
+preset's U-Net at half its width and batch, on trajectories of a velocity that was never trained. The limit takes its
+one batch of pairs before it begins and writes nothing; charflow streams pairs from the store, checks it, averages
+gradients over processes, and writes a journal and ten checkpoints. Both are timed over their steps alone: what Ray
+takes to start and stop workers is told apart. They take turns, limit first and last, and each is its mean.
 
     charflow bench generator
 """
