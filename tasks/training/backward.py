@@ -35,6 +35,18 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return replace(batch, **{name: map_tensors(value, function) for name, value in inside.items()})  # type: ignore[type-var]
 
 
+def tensors_of(batch: Any) -> list[Tensor]:
+    """Give all tensors of a dataclass, in order, all the way down."""
+    found: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    map_tensors(batch, keep)
+    return found
+
+
 def _backward(losses: Tensor, *, share: float = 1.0) -> Tensor:
     mean = losses.mean()
     (mean if share == 1 else share * mean).backward()  # type: ignore[no-untyped-call]

@@ -14,9 +14,8 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
-from torch import Tensor
 
-from tasks.training.backward import map_tensors
+from tasks.training.backward import map_tensors, tensors_of
 from tasks.training.graph import RECORDING
 
 Batch = TypeVar("Batch")
@@ -112,14 +111,7 @@ def _raise(error: Exception) -> NoReturn:
 
 def _bytes(batch: Any) -> int:
     """Give the bytes of all tensors in a batch."""
-    sizes: list[int] = []
-
-    def count(x: Tensor) -> Tensor:
-        sizes.append(x.nbytes)
-        return x
-
-    map_tensors(batch, count)
-    return sum(sizes)
+    return sum(x.nbytes for x in tensors_of(batch))
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tasks.training.backward import map_tensors
+from storage.sources import first_line
+from tasks.training.backward import map_tensors, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class GraphedBackward(Generic[Batch]):
             self._is_refused = True
             for p in self._parameters:
                 p.grad = None
-            logger.warning("steps are computed kernel by kernel, a CUDA graph cannot be had: %s", _first_line(error))
+            logger.warning("steps are computed kernel by kernel, a CUDA graph cannot be had: %s", first_line(error))
             return None
 
 
@@ -68,7 +69,7 @@ class _Record:
 
     def __init__(self, backward: Callable[[Any], Tensor], batch: Any, parameters: Sequence[nn.Parameter]) -> None:
         given = map_tensors(batch, torch.clone)
-        self._inputs = _tensors(given)
+        self._inputs = tensors_of(given)
         self._parameters = parameters
         self._graph = torch.cuda.CUDAGraph()
         with RECORDING:
@@ -79,29 +80,13 @@ class _Record:
 
     def fits(self, batch: Any) -> bool:
         """Tell whether a batch has the shapes that were recorded."""
-        found = _tensors(batch)
+        found = tensors_of(batch)
         return [(x.shape, x.dtype) for x in found] == [(x.shape, x.dtype) for x in self._inputs]
 
     def replay(self, batch: Any) -> Tensor:
         """Compute for a batch; gradients lie where they were recorded, and losses in memory of their own."""
-        torch._foreach_copy_(self._inputs, _tensors(batch))
+        torch._foreach_copy_(self._inputs, tensors_of(batch))
         self._graph.replay()
         for p, gradient in zip(self._parameters, self._gradients, strict=True):
             p.grad = gradient
         return self._losses.clone()
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    """Give all tensors of a batch, in order."""
-    found: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    map_tensors(batch, keep)
-    return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -1,6 +1,6 @@
 """What is computed on a GPU is what the CPU computes, and each step runs there; skipped where there is none."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from storage.data import DataStore
 from storage.models import publish_model
+from storage.paths import Location
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
 from tasks.fit_velocity import VelocityRequest, load_velocity, train_velocity
@@ -80,6 +81,23 @@ def simulated(folder: Path, velocity: VelocityRequest, *, device: str) -> Trajec
         simulate_chunk(ChunkTask(velocity=request.velocity, store=store.path, chunk=0, device=device))
         store.seal(rows=32)
     return store
+
+
+def require_same_samples(generator: Path, data: Location, *, start: int, stop: int, guidance: float = 1.0) -> None:
+    """Draw the same samples here and on the GPU."""
+    here, there = (
+        sample_rows(
+            load_generator(generator, device=torch.device(device)),
+            DataStore(data).standardisation,
+            start=start,
+            stop=stop,
+            steps=2,
+            seed=1,
+            guidance=guidance,
+        )
+        for device in ("cpu", "cuda")
+    )
+    assert there == pytest.approx(here, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -191,19 +209,7 @@ def test_a_generator_trains_and_samples_on_a_gpu_as_on_the_cpu(tmp_path: Path) -
         mapped = load_generator(asked.place.folder).generator(times[0], times[-1], noise)
         errors.append(float(np.square(mapped.numpy() - ends).mean()))
     assert errors[1] == pytest.approx(errors[0], rel=0.1)
-    units = DataStore(velocity.data).standardisation
-    here, there = (
-        sample_rows(
-            load_generator(tmp_path / "generator-cuda", device=torch.device(device)),
-            units,
-            start=5,
-            stop=90,
-            steps=2,
-            seed=1,
-        )
-        for device in ("cpu", "cuda")
-    )
-    assert there == pytest.approx(here, abs=1e-3)
+    require_same_samples(tmp_path / "generator-cuda", velocity.data, start=5, stop=90)
 
 
 def test_classes_and_guidance_sample_on_a_gpu(tmp_path: Path) -> None:
@@ -211,7 +217,7 @@ def test_classes_and_guidance_sample_on_a_gpu(tmp_path: Path) -> None:
     spec = {
         "kind": "generator",
         "form": "exponential",
-        "network": {"kind": "unet", "channels": 16, "multipliers": [1, 2], "attention": [4]},
+        "network": asdict(UNET),
         "dim": list(DIM),
         "interpolant": "linear",
         "data_std": 1.0,
@@ -223,20 +229,7 @@ def test_classes_and_guidance_sample_on_a_gpu(tmp_path: Path) -> None:
     }
     publish_model(tmp_path / "g", spec=spec, weights=weights_to_bytes(generator.state_dict()))
     ingest(DIGITS, seed=0, path=tmp_path / "data.zarr")
-    units = DataStore(tmp_path / "data.zarr").standardisation
-    here, there = (
-        sample_rows(
-            load_generator(tmp_path / "g", device=torch.device(device)),
-            units,
-            start=0,
-            stop=20,
-            steps=2,
-            seed=1,
-            guidance=1.5,
-        )
-        for device in ("cpu", "cuda")
-    )
-    assert there == pytest.approx(here, abs=1e-3)
+    require_same_samples(tmp_path / "g", tmp_path / "data.zarr", start=0, stop=20, guidance=1.5)
 
 
 def test_a_velocity_is_measured_on_a_gpu(tmp_path: Path) -> None:
