@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -102,44 +102,99 @@ def measure_frechet(
     first: Sequence[Floats],
     features: LawFeatures | None,
     told: Told,
-    evaluations: int = 1,
 ) -> FrechetScores:
     """Give ``frechet_pixel`` of images and ``frechet_features`` where there are features, each with its floor.
-
-    Where values are 8-bit levels, samples are rounded to such as well. A block of states is held at a time, and of
-    each side a covariance.
 
     Args:
         spec: how many samples, and the seed.
         dataset: where the data come from.
         data: all that samples are compared with.
-        stored: the generator.
+        stored: the generator, whose samples take one evaluation.
         first: its samples from 0 on, as far as they are drawn already.
         features: of the user's.
         told: for a progress bar.
-        evaluations: of the network, a sample.
     """
-    is_image = image_shape(data.dim) is not None
-    is_levels = is_image and (dataset.kind == "digits" or _are_levels(next(data_blocks(data))))
-    spaces = _spaces(data, features, is_levels=is_levels)
-    if not spaces:
-        return FrechetScores(measured=[], about={})
-    count, held = _count(spec, data), _held_out(spec, dataset, data)
-    follow = _Follower(told, total=data.rows + count + (held.rows if held else 0))
-    floors = [_Floor(space, data, held, seed=spec.seed) for space in spaces]
-    for block in follow(data_blocks(data)):
-        for floor in floors:
-            floor.take(block)
-    for block in follow(held.blocks() if held else ()):
-        for floor in floors:
-            floor.take_held(block)
-    sketches = [Sketch(count) for _ in spaces]
-    for block in follow(_samples(stored, data, first, count=count, seed=spec.seed, evaluations=evaluations)):
-        x = to_unit(from_unit(block)) if is_levels else block
-        for space, sketch in zip(spaces, sketches, strict=True):
-            sketch.update(space.points(x))
-    measured = [floor.compare(sketch) for floor, sketch in zip(floors, sketches, strict=True)]
-    return FrechetScores(measured=measured, about={floor.space.name: floor.words for floor in floors})
+    reference = FrechetReference(spec, dataset, data, features=features, told=told)
+    return reference.compare(drawn(stored, data, first=first, count=reference.count, seed=spec.seed))
+
+
+class FrechetReference:
+    """All data and what the floors are of, taken in once; laws are compared with them one after another.
+
+    A block of states is held at a time, and of each side a covariance.
+
+    Args:
+        spec: how many samples.
+        dataset: where the data come from.
+        data: all that laws are compared with.
+        features: of the user's.
+        told: for a progress bar, which ends with the first law.
+    """
+
+    def __init__(
+        self,
+        spec: EvaluationSpec,
+        dataset: DatasetSpec,
+        data: DataStore,
+        *,
+        features: LawFeatures | None,
+        told: Told = lambda *_: None,
+    ) -> None:
+        self.count = _count(spec, data)  # samples of a law
+        is_image = image_shape(data.dim) is not None
+        self._is_levels = is_image and (dataset.kind == "digits" or _are_levels(next(data_blocks(data))))
+        spaces = _spaces(data, features, is_levels=self._is_levels)
+        held = _held_out(spec, dataset, data) if spaces else None
+        self._follow = _Follower(told, total=data.rows + self.count + (held.rows if held else 0))
+        self._floors = [_Floor(space, data, held, seed=spec.seed) for space in spaces]
+        for block in self._follow(data_blocks(data)) if spaces else ():
+            for floor in self._floors:
+                floor.take(block)
+        for block in self._follow(held.blocks()) if held else ():
+            for floor in self._floors:
+                floor.take_held(block)
+
+    def compare(self, samples: Iterable[Floats]) -> FrechetScores:
+        """Give the distances of a law, by :attr:`count` samples in data units, in blocks ``[rows, *dim]``.
+
+        Where the data are 8-bit levels, samples are rounded to such as well.
+        """
+        sketches = [Sketch(self.count) for _ in self._floors]
+        for block in self._follow(samples) if sketches else ():
+            x = to_unit(from_unit(block)) if self._is_levels else block
+            for floor, sketch in zip(self._floors, sketches, strict=True):
+                sketch.update(floor.space.points(x))
+        measured = [floor.compare(sketch) for floor, sketch in zip(self._floors, sketches, strict=True)]
+        return FrechetScores(measured=measured, about={floor.space.name: floor.words for floor in self._floors})
+
+
+def drawn(
+    stored: StoredGenerator,
+    data: DataStore,
+    *,
+    count: int,
+    seed: int,
+    evaluations: int = 1,
+    first: Sequence[Floats] = (),
+) -> Iterator[Floats]:
+    """Give samples 0 to ``count`` of a generator in blocks, those that are drawn already first.
+
+    Args:
+        stored: the generator.
+        data: that it was fitted to.
+        count: of samples.
+        seed: of their noise.
+        evaluations: of the network, a sample.
+        first: samples from 0 on, as far as they are drawn already, with as many evaluations.
+    """
+    done = 0
+    for held in first:
+        for start, stop in ranges_of(min(len(held), count - done), data.dim):
+            yield held[start:stop]
+        done = min(done + len(held), count)
+    draw_rows = partial(sample_rows, stored, data.standardisation, steps=evaluations, seed=seed)
+    for start, stop in ranges_of(count - done, data.dim):
+        yield draw_rows(start=done + start, stop=done + stop)
 
 
 class _Follower:
@@ -194,24 +249,36 @@ class _Floor:
         """Take in the next rows of the data that were not fitted to."""
         self._held.update(self.space.points(block))
 
+    @cached_property
+    def _floor(self) -> tuple[float, float]:
+        """The floor and its standard error."""
+        value, error = frechet_with_error(self._held, self._rest)
+        return value, error * math.sqrt(2) if self._source is None else error  # both halves are random, and as large
+
+    @cached_property
+    def _whole(self) -> Moments:
+        """All the data's."""
+        if self._source is not None:
+            return self._rest
+        found = Moments()
+        found.merge(self._rest)
+        found.merge(self._held.moments)
+        return found
+
     def compare(self, samples: Sketch) -> Measured:
         """Give the distance of samples to all data, beside the floor."""
-        floor, floor_error = frechet_with_error(self._held, self._rest)
-        rest, name = self._rest.n, self.space.name
-        if self._source is None:
-            floor_error *= math.sqrt(2)  # both halves are random, and as large
-            self._rest.merge(self._held.moments)
-        value, error = frechet_with_error(samples, self._rest)
+        (floor, floor_error), name = self._floor, self.space.name
+        value, error = frechet_with_error(samples, self._whole)
         return Measured(
             distance=Distance(
-                name=name, value=value, standard_error=error, n=samples.moments.n, n_reference=self._rest.n
+                name=name, value=value, standard_error=error, n=samples.moments.n, n_reference=self._whole.n
             ),
             floor=Distance(
                 name=f"{name}_floor",
                 value=floor,
                 standard_error=floor_error,
                 n=self._held.moments.n,
-                n_reference=rest,
+                n_reference=self._rest.n,
             ),
             ratio=Distance(
                 name=f"{name}_ratio",
@@ -304,17 +371,3 @@ def _held_out(spec: EvaluationSpec, dataset: DatasetSpec, data: DataStore) -> He
         blocks=lambda: (rows.read(start, stop)[0] for start, stop in ranges_of(rows.rows, rows.dim)),
         words=f"the {rows.rows:,} rows of the {source.split} split",
     )
-
-
-def _samples(
-    stored: StoredGenerator, data: DataStore, first: Sequence[Floats], *, count: int, seed: int, evaluations: int
-) -> Iterator[Floats]:
-    """Give samples 0 to ``count``, those that are drawn already first."""
-    done = 0
-    for held in first:
-        for start, stop in ranges_of(min(len(held), count - done), data.dim):
-            yield held[start:stop]
-        done = min(done + len(held), count)
-    draw_rows = partial(sample_rows, stored, data.standardisation, steps=evaluations, seed=seed)
-    for start, stop in ranges_of(count - done, data.dim):
-        yield draw_rows(start=done + start, stop=done + stop)

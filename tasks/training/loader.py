@@ -7,7 +7,10 @@ every number of workers that divides the number of streams.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,6 +85,8 @@ def require_divisible(store: DataStore, *, batch_size: int, workers: Workers, se
 def matching_batches(store: DataStore, draw: Draw, *, step: int, group: Group) -> Iterator[MatchingBatch]:
     """Give this rank's part of every global batch from optimiser step ``step`` on, without end.
 
+    Beside a GPU the streams' parts are drawn side by side, on the processor's other cores.
+
     Raises:
         InputError: the streams cannot be dealt evenly to the group.
     """
@@ -94,23 +99,23 @@ def matching_batches(store: DataStore, draw: Draw, *, step: int, group: Group) -
     place = np.tile(np.arange(size), len(mine))  # and which of the stream's it is
     latest = np.nextafter(np.float32(draw.stop), np.float32(0))  # rounding must not reach the end
     reader, dim, is_labelled = RowReader(store), store.dim, draw.label_dropout is not None
-    while True:
-        x0, share = np.empty((len(index), *dim), np.float32), np.empty(len(index))
-        rows, label = np.empty(len(index), np.int64), np.empty(len(index) if is_labelled else 0, np.int64)
-        for k, stream in enumerate(streams):
-            part = slice(k * size, (k + 1) * size)
-            stream.fill(step, x0[part], share[part], rows[part], label[part])
-        # The batch's times have one in each of its equal parts; streams take turns, so that none keeps to some times.
-        turn = int(_philox(draw.seed, step, 0, _TURN).random_raw() % grid.count)
-        t = draw.stop * (place * grid.count + (index + turn) % grid.count + share) / draw.batch_size
-        yield MatchingBatch(
-            t=torch.from_numpy(np.minimum(t.astype(np.float32), latest)),
-            x0=torch.from_numpy(x0),
-            x1=torch.from_numpy(reader.take(rows)),
-            weight=weight,
-            label=torch.from_numpy(label) if is_labelled else None,
-        )
-        step += 1
+    parts = [slice(k * size, (k + 1) * size) for k in range(len(streams))]
+    with _side_by_side(len(streams) if group.device.type == "cuda" else 1) as each:
+        while True:
+            x0, share = np.empty((len(index), *dim), np.float32), np.empty(len(index))
+            rows, label = np.empty(len(index), np.int64), np.empty(len(index) if is_labelled else 0, np.int64)
+            list(each(partial(_fill_part, step, x0, share, rows, label), streams, parts))
+            # The batch's times have one in each of its equal parts; streams take turns, so that none keeps to some.
+            turn = int(_philox(draw.seed, step, 0, _TURN).random_raw() % grid.count)
+            t = draw.stop * (place * grid.count + (index + turn) % grid.count + share) / draw.batch_size
+            yield MatchingBatch(
+                t=torch.from_numpy(np.minimum(t.astype(np.float32), latest)),
+                x0=torch.from_numpy(x0),
+                x1=torch.from_numpy(reader.take(rows)),
+                weight=weight,
+                label=torch.from_numpy(label) if is_labelled else None,
+            )
+            step += 1
 
 
 def matching_rows(store: DataStore, draw: Draw, *, step: int, group: Group) -> Indices:
@@ -183,6 +188,22 @@ class _Stream:
             start += len(parts[-1])
             missing -= len(parts[-1])
         return np.concatenate(parts)
+
+
+def _fill_part(
+    step: int, x0: Floats, share: Floats, rows: Indices, label: Indices, stream: _Stream, part: slice
+) -> None:
+    stream.fill(step, x0[part], share[part], rows[part], label[part])
+
+
+@contextmanager
+def _side_by_side(threads: int) -> Iterator[Callable[..., Iterator[None]]]:
+    """Give a ``map`` over so many threads; numpy's generators let go of the interpreter."""
+    if threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="draw-parts") as pool:
+        yield pool.map
 
 
 def _philox(seed: int, step: int, stream: int, use: int) -> np.random.Philox:

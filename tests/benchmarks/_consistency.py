@@ -135,15 +135,16 @@ def sample_consistency(
     After the first evaluation each end is noised anew to a time between and mapped again; the times are evenly spaced
     ones of the grid, as those of a generator's steps are.
     """
-    path = [torch.tensor(stored.times[round(k * (len(stored.times) - 1) / steps)]) for k in range(steps + 1)]
-    x = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(torch.float32)
+    last, device = len(stored.times) - 1, stored.device
+    path = [torch.tensor(stored.times[round(k * last / steps)], device=device) for k in range(steps + 1)]
+    x = standard_normal(seed, start, stop, stored.dim, stream=SAMPLES).to(device, torch.float32)
     with torch.no_grad():
         end = stored.generator(path[0], path[-1], x)
         for k, t in enumerate(path[1:-1]):
-            noise = standard_normal(seed, start, stop, stored.dim, stream=_RENOISING + k).to(torch.float32)
+            noise = standard_normal(seed, start, stop, stored.dim, stream=_RENOISING + k).to(device, torch.float32)
             x = renoise(stored.generator.interpolant, end, noise, t=t, stop=path[-1])
             end = stored.generator(t, path[-1], x)
-    return standardisation.to_data(end.numpy())
+    return standardisation.to_data(end.cpu().numpy())
 
 
 def renoise(interpolant: Interpolant, end: Tensor, noise: Tensor, *, t: Tensor, stop: Tensor) -> Tensor:

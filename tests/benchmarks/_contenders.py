@@ -182,13 +182,15 @@ def draw_flow(shop: Workshop, start: int, stop: int, *, steps: int) -> Floats:
 
 def draw_map(shop: Workshop, start: int, stop: int, *, name: str, steps: int) -> Floats:
     """Draw from a generator."""
-    stored, standardisation = load_generator(shop.folder / name), DataStore(shop.data).standardisation
+    stored = load_generator(shop.folder / name, device=shop.group.device)
+    standardisation = DataStore(shop.data).standardisation
     return sample_rows(stored, standardisation, start=start, stop=stop, steps=steps, seed=shop.config.evaluation.seed)
 
 
 def draw_consistency(shop: Workshop, start: int, stop: int, *, name: str, steps: int) -> Floats:
     """Draw from the consistency map."""
-    stored, standardisation = load_generator(shop.folder / name), DataStore(shop.data).standardisation
+    stored = load_generator(shop.folder / name, device=shop.group.device)
+    standardisation = DataStore(shop.data).standardisation
     seed = shop.config.evaluation.seed
     return sample_consistency(stored, standardisation, start=start, stop=stop, steps=steps, seed=seed)
 

@@ -17,7 +17,8 @@ takes more evaluations, they are at evenly spaced times; the consistency map's s
 seed: the standard error is of the evaluation and knows nothing of other trainings.
 
     charflow bench alternatives
-    python -m tests.benchmarks.alternatives --datasets moons --semigroup 0.03 0.1 0.3 --mnist FOLDER
+    python -m tests.benchmarks.alternatives --datasets moons --semigroup 0.03 0.1 0.3
+    python -m tests.benchmarks.alternatives --datasets --mnist FOLDER --set generator.steps=2000
 """
 
 import argparse
@@ -77,7 +78,7 @@ class Evaluation:
 def _distances(comparison: Comparison, *, within: bool) -> Known:
     """Give the W2 of all pairs of one kind, computed side by side: the solver lets go of the interpreter."""
     pairs = [(pair.x(), pair.y()) for pair in (comparison.within if within else comparison.across)]
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         values = list(pool.map(lambda pair: wasserstein(*pair), pairs))
     return {(id(x), id(y)): value for (x, y), value in zip(pairs, values, strict=True)}
 
@@ -145,9 +146,11 @@ def as_table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def configs_of(datasets: Sequence[str], *, mnist: str, quick: bool) -> dict[str, PipelineConfig]:
-    """Give the presets' configurations, unconditional, with tiny sizes where that is asked for."""
-    changes = QUICK if quick else ()
+def configs_of(
+    datasets: Sequence[str], *, mnist: str, quick: bool, changes: Sequence[str] = ()
+) -> dict[str, PipelineConfig]:
+    """Give the presets' configurations, unconditional, with changes, and tiny sizes where that is asked for."""
+    changes = (*(QUICK if quick else ()), *changes)
     narrow = QUICK_PERCEPTRON if quick else ()
     configs = {name: load_config(name, changes=(*changes, *narrow)) for name in datasets}
     if mnist:
@@ -164,8 +167,11 @@ def main() -> None:
         "--semigroup", nargs="*", type=float, default=SEMIGROUP, metavar="W", help="weights that are tried; default 0.1"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; figures mean nothing")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="of all datasets' presets"
+    )
     options = parser.parse_args()
-    configs = configs_of(options.datasets, mnist=options.mnist, quick=options.quick)
+    configs = configs_of(options.datasets, mnist=options.mnist, quick=options.quick, changes=options.changes)
     found = measure_all(configs, semigroup=tuple(options.semigroup))
     sys.stderr.write(as_table(found))
     print(json.dumps(found, indent=1))  # noqa: T201

@@ -100,6 +100,7 @@ def require_same_samples(generator: Path, data: Location, *, start: int, stop: i
     assert there == pytest.approx(here, abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch's own code, when it compiles
 @pytest.mark.parametrize(
     ("precision", "compiled"), [("float32", False), ("tf32", False), ("bf16", False), ("bf16", True)]
 )

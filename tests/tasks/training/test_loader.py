@@ -56,6 +56,13 @@ def rows_of(batch: MatchingBatch) -> list[tuple[float, ...]]:
     return sorted(map(tuple, torch.cat(columns, 1).tolist()))
 
 
+def test_parts_that_are_drawn_side_by_side_for_a_gpu_are_the_same(tmp_path: Path) -> None:
+    store, spec = store_of(tmp_path), draw(label_dropout=0.5)
+    here = some(store, spec, steps=20)
+    beside = some(store, spec, steps=20, group=alone(torch.device("cuda")))
+    assert all(rows_of(a) == rows_of(b) and torch.equal(a.x0, b.x0) for a, b in zip(here, beside, strict=True))
+
+
 @pytest.mark.parametrize("shards", [4, 8, 12])
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_global_batch_is_the_same_for_any_number_of_workers(tmp_path: Path, shards: int, world: int) -> None:
