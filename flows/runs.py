@@ -274,9 +274,15 @@ def _renew(catalog: Catalog, name: str, config: PipelineConfig, digest: str) -> 
         record = catalog.get(name)
     except UnknownRunError:
         return
-    if not record.steps and not is_alive(record) and _has_other_data(record, config, digest):
+    if _may_take_other_data(record, config, digest):
         with catalog.held(name):
-            catalog.update(record, identity=run_identity(config, source=digest), source_digest=digest)
+            record = catalog.get(name)  # as it is now that no other process writes it
+            if _may_take_other_data(record, config, digest):
+                catalog.update(record, identity=run_identity(config, source=digest), source_digest=digest)
+
+
+def _may_take_other_data(record: RunRecord, config: PipelineConfig, digest: str) -> bool:
+    return not record.steps and not is_alive(record) and _has_other_data(record, config, digest)
 
 
 def _has_other_data(record: RunRecord, config: PipelineConfig, digest: str) -> bool:
