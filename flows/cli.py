@@ -10,11 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, NoReturn
 
-from flows import results, signals
+from flows import catalog, results, signals
 from flows.bench import benchmarks, run_benchmark
 from flows.config import config_name, load_config, presets
 from flows.display import (
@@ -26,7 +25,6 @@ from flows.display import (
     OUT,
     Bars,
     print_json,
-    print_metrics,
     print_run,
     print_study,
     print_table,
@@ -36,9 +34,8 @@ from flows.engines import call_flow
 from flows.progress import listening
 from flows.runs import Run, chosen_root, open_run, reopen
 from flows.stages import STEPS
-from flows.standing import as_json, lines, standing
 from flows.studies import MEASURED_STEPS, Study, open_study
-from storage.catalog import Catalog, RunRecord, is_alive
+from storage.catalog import STATUSES, Catalog
 from storage.errors import InputError, StorageError
 from tasks.executor import require_reachable
 
@@ -90,12 +87,19 @@ def _run(options: argparse.Namespace) -> int:
     root = chosen_root(options.root)
     if config.compute.address:
         require_reachable(config.compute.address)
-    run = open_run(config, root=root, name=options.name, source=config_name(options.config), until=options.until)
+    run = open_run(
+        config,
+        root=root,
+        name=options.name,
+        source=config_name(options.config),
+        until=options.until,
+        tags=options.tag,
+    )
     pending = run.pending
     if pending:
         _travel(run, options)
     else:
-        run.settle()
+        run.settle_alone()
     record = run.record = run.catalog.get(run.record.name)  # as the flow left it
     wall = time.monotonic() - began
     if options.json:
@@ -166,57 +170,6 @@ def _load_study(study: Study, options: argparse.Namespace) -> Callable[[], None]
     )
 
 
-def _runs(options: argparse.Namespace) -> int:
-    records = Catalog(chosen_root(options.root)).runs()
-    if options.json:
-        return print_json({"runs": [asdict(record) | {"status": _status(record)} for record in records]})
-    rows = [
-        (
-            r.name,
-            _status(r),
-            r.config,
-            str(len(r.steps)),
-            f"{r.metrics['w2_ratio']:.3f}" if r.metrics else "",
-            r.updated,
-        )
-        for r in records
-    ]
-    print_table(OUT, ("run", "status", "config", "steps", "w2_ratio", "updated"), rows)
-    return DONE
-
-
-def _show(options: argparse.Namespace) -> int:
-    catalog = Catalog(chosen_root(options.root))
-    record = catalog.get(options.run)
-    paths = catalog.paths(record.name)
-    found = standing(catalog, record)
-    if options.json:
-        more = {"status": _status(record), "path": str(paths.folder), "progress": as_json(found)}
-        return print_json(asdict(record) | more)
-    OUT.print(f"{record.name}: {_status(record)}, made from {record.config}, {paths.folder}", highlight=False)
-    if record.error:
-        OUT.print(f"error: {record.error}", markup=False, highlight=False)
-    for line in lines(found):
-        OUT.print(line, markup=False, highlight=False)
-    rows = []
-    for step in STEPS:
-        stage = record.steps.get(step)
-        if stage is None:
-            rows.append((step, *[""] * 4))
-        else:
-            holder = "" if stage.holder == record.name else stage.holder
-            rows.append((step, f"{stage.seconds:.1f}", stage.key[:12], holder, _facts(stage.summary)))
-    print_table(OUT, ("step", "seconds", "key", "held by", "facts"), rows)
-    if record.metrics:
-        print_metrics(OUT, record)
-    return DONE
-
-
-def _facts(summary: Any) -> str:
-    told = {key: value for key, value in summary.items() if isinstance(value, (int, str)) and key != "advice"}
-    return ", ".join(f"{key} {value}" for key, value in told.items())
-
-
 def _verify(options: argparse.Namespace) -> int:
     named = reopen(Catalog(chosen_root(options.root)), options.run)
     from flows.repair import holder_of_trajectories, repair, verify
@@ -259,10 +212,6 @@ def _bench(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _status(record: RunRecord) -> str:
-    return record.status if record.status != "running" or is_alive(record) else "interrupted"
-
-
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line."""
 
@@ -295,11 +244,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--set", action="append", default=[], metavar="a.b=v", help="change one key")
         sub.add_argument("--ray", default="", metavar="ADDRESS", help="host:port of a running Ray cluster")
         sub.add_argument("--until", default=STEPS[-1], metavar="STEP", help=f"last step: {', '.join(steps)}")
-    add("runs", _runs, "list the runs")
+    run.add_argument("--tag", action="append", default=[], metavar="T", help="kept with the run, to find it by")
+    _add_catalog(add)
     bench = add("bench", _bench, "measure this machine: charflow beside its limit and its peers")
     bench.add_argument("name", metavar="NAME", nargs="?", default="", help="of the benchmark; without it: list them")
     for name, command, about in (
-        ("show", _show, "show one run: steps, progress, facts, metrics, lineage"),
+        ("show", catalog.show, "show one run: steps, progress, facts, metrics, lineage"),
         ("verify", _verify, "recompute the digest of every committed chunk"),
         ("sample", results.sample, "draw one-step samples"),
         ("export", results.export, "write the generator as files that need no charflow"),
@@ -322,6 +272,23 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             sub.add_argument("--out", required=True, metavar="FOLDER", help="for weights, specification and program")
     return parser
+
+
+def _add_catalog(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands on all runs, or on two."""
+    runs = add("runs", catalog.runs, "list the runs, all or those that fit")
+    runs.add_argument("--status", default="", metavar="S", help=f"one of {', '.join(STATUSES)}")
+    runs.add_argument("--preset", default="", metavar="P", help="made from this preset or .toml file")
+    runs.add_argument(
+        "--since", default="", metavar="DATE", help="made then or later: 2026-01-31, 2026-01-31T12:00, UTC"
+    )
+    runs.add_argument("--until", default="", metavar="DATE", help="made then or earlier; a day counts whole")
+    runs.add_argument("--tag", action="append", default=[], metavar="T", help="with this tag; repeated: with all")
+    diff = add("diff", catalog.diff, "set two runs side by side: keys, digests, versions, stages, metrics")
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), help="name of a run")
+    gc = add("gc", catalog.gc, "list what no run and no study refers to")
+    gc.add_argument("--delete", action="store_true", help="and delete it")
 
 
 if __name__ == "__main__":

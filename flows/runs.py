@@ -7,17 +7,20 @@ import platform
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from flows.config import PipelineConfig, as_tree, build_config, dump_config, flatten
+from flows.lineage import inputs_of
 from flows.overlap import Simulation
 from flows.stages import STEPS, run_identity, stage_keys
-from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
-from storage.errors import InputError, RunConflictError, UnknownRunError
+from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, require_tag, stage_record
+from storage.errors import IncompleteError, InputError, RunConflictError, UnknownRunError
 from storage.paths import Location, RunPaths, root_location, sources_path
 from storage.progress import forget_news
+from storage.sizes import stored_bytes
 from storage.sources import source_digest
 from storage.specs import SourceSpec
 from tasks.specs import PATH_KINDS
@@ -83,11 +86,18 @@ class Run:
         for step in self.pending:
             found = next((s for s in self.catalog.holders(step, self.keys[step]) if self._fits(step, s)), None)
             if found is not None:
-                self.record = self.catalog.finish_stage(self.record, step, found)
+                self._refer(step, found)
 
-    def finish(self, step: str, *, seconds: float, summary: Mapping[str, Any]) -> None:
-        """Record a step that was worked on here."""
-        stage = stage_record(key=self.keys[step], holder=self.record.name, seconds=seconds, summary=summary)
+    def finish(self, step: str, *, seconds: float, summary: Mapping[str, Any], cores: int | None = None) -> None:
+        """Record a step that was worked on here; ``cores`` are those that it had, None where nobody counted."""
+        stage = replace(
+            stage_record(key=self.keys[step], holder=self.record.name, seconds=seconds, summary=summary),
+            inputs=inputs_of(step, self.record),
+            host=os.uname().nodename,
+            cores=cores,
+            bytes=stored_bytes(*self.paths.stages[step]),
+            versions=versions(),
+        )
         with self._lock:
             self.record = self.catalog.finish_stage(self.record, step, stage)
         self.made[step] = seconds
@@ -111,6 +121,17 @@ class Run:
         with self.catalog.held(self.record.name):
             yield from self._recorded()
 
+    def _refer(self, step: str, stage: StageRecord) -> None:
+        """Refer to what another run holds, unless it no longer does: then what it held may have been cleared away.
+
+        Whoever clears away reads all references after the holder let go (storage/garbage.py), and this looks at the
+        holder after the reference is written, so one of the two sees the other.
+        """
+        former = self.record
+        self.record = self.catalog.finish_stage(former, step, stage)
+        if not self.catalog.holds(step, stage):
+            self.record = self.catalog.update(self.record, steps=former.steps)
+
     def _recorded(self) -> Iterator[None]:
         self.record = self.catalog.update(
             self.catalog.get(self.record.name),  # as the process before this one left it
@@ -131,6 +152,16 @@ class Run:
             raise
         self.settle()
 
+    def settle_alone(self) -> None:
+        """Record the status of a run that has all that was asked for.
+
+        Raises:
+            RunBusyError: another process works on it.
+        """
+        with self.catalog.held(self.record.name):
+            self.record = self.catalog.get(self.record.name)
+            self.settle()
+
     def settle(self) -> None:
         """Record the end of the work, and what the last step measured."""
         changes: dict[str, Any] = {"status": "finished" if self.until == STEPS[-1] else "partial"}
@@ -148,7 +179,9 @@ class Run:
         return step != "integrate" or stage.summary["count"] >= self.config.trajectories.count
 
 
-def open_run(config: PipelineConfig, *, root: Location, name: str, source: str, until: str) -> Run:
+def open_run(
+    config: PipelineConfig, *, root: Location, name: str, source: str, until: str, tags: Sequence[str] = ()
+) -> Run:
     """Claim the run of a configuration and take over what is there already.
 
     Args:
@@ -157,14 +190,17 @@ def open_run(config: PipelineConfig, *, root: Location, name: str, source: str, 
         name: asked for by the user; empty to call it after the configuration.
         source: the preset or file that the configuration was made from.
         until: the last step wanted.
+        tags: that the run gets beside those that it has.
 
     Raises:
-        InputError: the step is unknown, the dataset is missing, the root cannot be written, or the name belongs to
-            another configuration or to the same one over other data.
+        InputError: the step is unknown, a tag is none, the dataset is missing, the root cannot be written, or the name
+            belongs to another configuration or to the same one over other data.
         RunBusyError: another process works on the run.
     """
     if until not in STEPS:
         raise InputError(f"--until must be one of {', '.join(STEPS)}, got {until!r}")
+    for tag in tags:
+        require_tag(tag)
     catalog = Catalog(root)
     digest = digest_of(config, catalog)
     asked = name or config.name or source
@@ -181,8 +217,9 @@ def open_run(config: PipelineConfig, *, root: Location, name: str, source: str, 
         raise _conflict(catalog, asked, config, error) from None
     if not name and "ingest" not in record.steps:
         _warn_of_change(catalog, record, config)
-    run = Run(config, catalog=catalog, record=record, until=until)
     with catalog.held(record.name):
+        record = catalog.tag(catalog.get(record.name), tags)  # as it is now that no other process writes it
+        run = Run(config, catalog=catalog, record=record, until=until)
         catalog.write_config(record.name, dump_config(config))
         run.adopt()
     return run
@@ -198,9 +235,14 @@ def reopen(catalog: Catalog, name: str) -> Run:
 
     Raises:
         UnknownRunError: there is none of that name.
+        IncompleteError: its configuration was not written yet.
     """
     record = catalog.get(name)
-    config = build_config(tomllib.loads(catalog.paths(name).config.read_text()))
+    path = catalog.paths(name).config
+    try:
+        config = build_config(tomllib.loads(path.read_text()))
+    except FileNotFoundError:
+        raise IncompleteError(f"{path} is missing; charflow run ... --name {name} writes it") from None
     return Run(config, catalog=catalog, record=record, until=STEPS[-1])
 
 
@@ -232,8 +274,15 @@ def _renew(catalog: Catalog, name: str, config: PipelineConfig, digest: str) -> 
         record = catalog.get(name)
     except UnknownRunError:
         return
-    if not record.steps and not is_alive(record) and _has_other_data(record, config, digest):
-        catalog.update(record, identity=run_identity(config, source=digest), source_digest=digest)
+    if _may_take_other_data(record, config, digest):
+        with catalog.held(name):
+            record = catalog.get(name)  # as it is now that no other process writes it
+            if _may_take_other_data(record, config, digest):
+                catalog.update(record, identity=run_identity(config, source=digest), source_digest=digest)
+
+
+def _may_take_other_data(record: RunRecord, config: PipelineConfig, digest: str) -> bool:
+    return not record.steps and not is_alive(record) and _has_other_data(record, config, digest)
 
 
 def _has_other_data(record: RunRecord, config: PipelineConfig, digest: str) -> bool:

@@ -9,11 +9,11 @@ from flows.config import dump_config
 from flows.progress import ProgressFile, current_listener
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
-from tasks.executor import Executor
+from tasks.executor import Executor, own_cpus
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate, open_planned, require_planned
-from tasks.specs import ChunkFacts, Progress, ReportFacts, TrainingPlace
+from tasks.specs import ChunkFacts, Progress, ReportFacts, TrainingPlace, worker_range
 from tasks.train_generator import GeneratorRequest, train_generator
 
 Work = Callable[[Run, Executor, Progress], Any]
@@ -42,9 +42,23 @@ def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> A
     facts = asdict(summary)
     if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]
-    run.finish(step, seconds=seconds, summary=facts)
+    run.finish(step, seconds=seconds, summary=facts, cores=cores_of(step, run, executor))
     listener.ended(step, seconds=seconds)
     return summary
+
+
+def cores_of(step: str, run: Run, executor: Executor) -> int | None:
+    """Give how many cores a step has: a training one a worker, a simulation all of the cluster that are not taken.
+
+    None for a training whose workers come and go.
+    """
+    velocity = run.config.velocity
+    if step == "train_generator" or (step == "fit_velocity" and velocity.kind == "network"):
+        least, most = worker_range((run.config.generator if step == "train_generator" else velocity).workers)
+        return least if least == most else None
+    is_searched = velocity.kind == "kernel" and velocity.bandwidth == "loo"
+    is_spread = step == "integrate" or (step == "fit_velocity" and is_searched)
+    return executor.cpus if is_spread else own_cpus()
 
 
 def _ingest(run: Run, _: Executor, progress: Progress) -> Any:

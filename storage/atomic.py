@@ -6,6 +6,7 @@ object store a finished put is all of that: there is nothing temporary, and noth
 """
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from storage.paths import Location
 from storage.remote import RemotePath
 
 TEMPORARY_SUFFIX = ".partial"
+_TEMPORARY_NAME = re.compile(rf"\.(.+?)(?:\.[0-9a-f]{{12}})?{re.escape(TEMPORARY_SUFFIX)}")
 _PIECE_BYTES = 2**20
 
 
@@ -96,6 +98,13 @@ def create_exclusive(path: Location, content: bytes) -> bool:
     """
     if isinstance(path, RemotePath):
         return path.create(content)
+    try:
+        return _create(path, content)
+    except FileNotFoundError:  # a folder or leftover was cleared away that this writer was about to use
+        return _create(path, content)
+
+
+def _create(path: Path, content: bytes) -> bool:
     temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
@@ -133,6 +142,20 @@ def _is_joined(pieces: Iterable[bytes], content: bytes | memoryview) -> bool:
             return False
         start += len(piece)
     return start == len(view)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file or folder a temporary name beside it, durably, and give that: it is nobody's any more."""
+    temporary = _temporary(path)
+    os.rename(path, temporary)
+    sync_folder(path.parent)
+    return temporary
+
+
+def name_behind(temporary: str) -> str:
+    """Give the name for which a temporary one stands; empty where it is none."""
+    found = _TEMPORARY_NAME.fullmatch(temporary)
+    return found[1] if found else ""
 
 
 def sweep(folder: Location) -> int:

@@ -4,38 +4,48 @@ A stage is addressed by its key, so a run may use what another run made: its rec
 command follows that name. Nothing is copied or linked.
 """
 
-import errno
-import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from storage.atomic import create_exclusive, write_atomic
 from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError
+from storage.locks import locked
 from storage.paths import Location, RunPaths, each
 from storage.records import pretty, require_known_version
 from storage.remote import RemotePath
 from storage.specs import SCHEMA_VERSION
 
 STATUSES = ("new", "running", "partial", "finished", "failed", "interrupted")  # partial: done as far as was asked
-_HELD = (errno.EAGAIN, errno.EACCES)  # what a lock says that another process has
+_PATIENCE_SECONDS = 0.5  # for those who hold a run for an instant: to claim it, to clear away what nobody needs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=/+-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """A finished step of a run."""
+    """A finished step of a run; what steps of before did not record is None or empty, for unknown."""
 
     key: str
     holder: str  # the run whose folder holds it
     seconds: float  # of the work that made it, wall time
     finished: str  # UTC, ISO 8601
     summary: Mapping[str, Any]  # small facts: rows, digest, losses
+    inputs: Mapping[str, str] | None = None  # digests of what it read, by what that is
+    host: str = ""  # that led the work
+    cores: int | None = None  # that the work had
+    bytes: int | None = None  # stored in its places when it was done
+    versions: Mapping[str, str] = field(default_factory=dict)  # of charflow and what its result depends on
+
+    @property
+    def core_hours(self) -> float | None:
+        """What it cost; None where that is not known."""
+        return None if self.cores is None else self.seconds * self.cores / 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,7 @@ class RunRecord:
     host: str = ""
     pid: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()  # of the user's, sorted; no part of any key
 
 
 class Catalog:
@@ -131,13 +142,11 @@ class Catalog:
         if isinstance(lock, RemotePath):
             yield
             return
-        with lock.open("a") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in _HELD:
-                    raise self._busy(run) from None
-                # a file system without locks: nothing is lost but the warning
+                stack.enter_context(locked(lock, patience=_PATIENCE_SECONDS))  # without locks only a warning is lost
+            except BlockingIOError:
+                raise self._busy(run) from None
             yield
 
     def _busy(self, run: str) -> RunBusyError:
@@ -158,6 +167,19 @@ class Catalog:
     def finish_stage(self, record: RunRecord, step: str, stage: StageRecord) -> RunRecord:
         """Record a finished step."""
         return self.update(record, steps={**record.steps, step: stage})
+
+    def tag(self, record: RunRecord, tags: Iterable[str]) -> RunRecord:
+        """Add tags to a run; those that it has are no news."""
+        all_tags = tuple(sorted({*record.tags, *tags}))
+        return record if all_tags == record.tags else self.update(record, tags=all_tags)
+
+    def holds(self, step: str, stage: StageRecord) -> bool:
+        """Tell whether the run that a stage names still has it, by its record, under the same key."""
+        paths = self.paths(stage.holder)
+        if not _NAME.fullmatch(stage.holder) or not paths.record.is_file():
+            return False
+        found = _read(paths.record).steps.get(step)
+        return found is not None and (found.key, found.holder) == (stage.key, stage.holder)
 
     def holders(self, step: str, key: str) -> Iterator[StageRecord]:
         """Give what the runs hold under a key, each made in the very run that holds it."""
@@ -183,10 +205,24 @@ class Catalog:
         return record if is_ours else _read(paths.record)
 
 
+def is_name(name: str) -> bool:
+    """Tell whether a run or a study can have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def require_name(name: str) -> None:
     """Raise :class:`InputError` unless a run or a study can have this name."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InputError(f"name must be letters, digits, '.', '_' or '-' and start with one of the first, got {name!r}")
+
+
+def require_tag(tag: str) -> None:
+    """Raise :class:`InputError` unless a run can have this tag."""
+    if not _TAG.fullmatch(tag):
+        raise InputError(
+            "--tag must be at most 100 letters, digits or any of . _ : = / + - and start with one of the first two, "
+            f"got {tag!r}"
+        )
 
 
 def is_alive(record: RunRecord) -> bool:
@@ -216,6 +252,6 @@ def _read(path: Location) -> RunRecord:
         content = json.loads(path.read_bytes())
         require_known_version(path, content["version"])
         steps = {step: StageRecord(**stage) for step, stage in content.pop("steps").items()}
-        return RunRecord(steps=steps, **content)
+        return RunRecord(steps=steps, **content | {"tags": tuple(content.get("tags", ()))})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path} is no run's record; restore it, or delete the run") from error

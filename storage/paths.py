@@ -111,6 +111,17 @@ class RunPaths:
         """The report's folder, a run's or a study's."""
         return self.folder / "report"
 
+    @property
+    def stages(self) -> dict[str, tuple[Location, ...]]:
+        """What each step makes, by its name; a record before what it vouches for, the order in which they may go."""
+        return {
+            "ingest": (self.data,),
+            "fit_velocity": (self.velocity,),
+            "integrate": (ledger_path(self.trajectories), self.trajectories),
+            "train_generator": (self.generator,),
+            "evaluate": (self.report,),
+        }
+
 
 def sources_path(root: Location) -> Location:
     """Give the folder that keeps the digests of datasets that were read under a root."""

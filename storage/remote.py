@@ -210,9 +210,16 @@ class RemotePath:
 
     def files(self) -> Iterator["RemotePath"]:
         """Give every object below, a page of the listing at a time."""
+        return (RemotePath(self.bucket, each["path"]) for each in self._listed())
+
+    def sizes(self) -> Iterator[int]:
+        """Give the bytes of every object below, a page of the listing at a time."""
+        return (each["size"] for each in self._listed())
+
+    def _listed(self) -> Iterator[Any]:
         pages = self._ask("list", lambda store: store.list(self.key or None))
         while page := self._ask("list", lambda _: next(pages, None)):
-            yield from (RemotePath(self.bucket, each["path"]) for each in page)
+            yield from page
 
     def require_reachable(self) -> None:
         """Ask for a page of the listing, with little patience.

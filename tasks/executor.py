@@ -52,6 +52,11 @@ class Executor(Protocol):
     """Runs a function over items."""
 
     @property
+    def cpus(self) -> int:
+        """Number of CPUs that work can be given."""
+        ...
+
+    @property
     def gpus(self) -> int:
         """Number of GPUs that work can be given."""
         ...
@@ -85,6 +90,11 @@ class Executor(Protocol):
 
 class SerialExecutor:
     """Runs everything here, one item after another, on the CPU."""
+
+    @property
+    def cpus(self) -> int:
+        """Those that this process may use."""
+        return own_cpus()
 
     @property
     def gpus(self) -> int:
@@ -125,6 +135,11 @@ class RayExecutor:
         self._halted = halted or threading.Event()
 
     @property
+    def cpus(self) -> int:
+        """Number of CPUs of the cluster, without those of a training beside it."""
+        return _resource("CPU", least=1) - self._reserved
+
+    @property
     def gpus(self) -> int:
         """Number of GPUs of the cluster."""
         return _resource("GPU", least=0)
@@ -157,7 +172,7 @@ class RayExecutor:
         """
         import ray  # slow to import, and absent from runs that re-use everything
 
-        cpus = _resource("CPU", least=1) - self._reserved
+        cpus = self.cpus
         # without max_calls a worker of GPU tasks would end after each, and with it the loaded network
         remote = ray.remote(num_cpus=1, num_gpus=gpu_share, max_calls=0, max_retries=3)(_counting(function))
         flight = _Flight[Any](remote, again=again)
@@ -288,6 +303,11 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
             stack.enter_context(_started_here(ray, compute))
         _restore(handlers)
         yield RayExecutor()
+
+
+def own_cpus() -> int:
+    """Give how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_reachable(address: str) -> None:

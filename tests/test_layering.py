@@ -29,6 +29,8 @@ ALLOWED: dict[str, set[str]] = {
             "studies",
             "progress",
             "admissions",
+            "garbage",
+            "sizes",
         )
     },
     "flows/server.py": {"prefect", "uvicorn"},

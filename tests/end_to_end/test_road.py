@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
+from storage.catalog import Catalog
 from tests.end_to_end.command import TINY, charflow_json, integrate_here, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals", "prefect_home")]
@@ -28,7 +29,7 @@ SETS = [part for change in CHANGES for part in ("--set", change)]
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root that holds one finished run of the gaussian preset, velocity trained by two workers."""
     root = tmp_path_factory.mktemp("road") / "runs"
-    found = charflow_json("run", "gaussian", root=root, changes=CHANGES)
+    found = charflow_json("run", "gaussian", "--tag", "road", root=root, changes=CHANGES)
     assert {step: facts["status"] for step, facts in found["steps"].items()} == dict.fromkeys(STEPS, "done")
     return root
 
@@ -106,6 +107,37 @@ def test_show_and_runs_tell_what_there_is(root: Path, capsys: pytest.CaptureFixt
     out = told(capsys, "show", "gaussian", root=root)
     assert "integrate" in out
     assert shown["steps"]["evaluate"]["summary"]["advice"] in out
+
+
+def test_the_lineage_of_real_steps_is_whole(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(told(capsys, "show", "gaussian", "--json", root=root))
+    assert shown["tags"] == ["road"]
+    lineage = shown["lineage"]
+    assert list(lineage["evaluate"]["inputs"].items()) == list(shown["digests"].items())
+    assert [lineage[step]["digest"] for step in STEPS[:-1]] == list(shown["digests"].values())
+    assert (lineage["fit_velocity"]["cores"], lineage["train_generator"]["cores"]) == (2, 1)
+    assert all(facts["cores"] and facts["bytes"] and facts["host"] and facts["is_held"] for facts in lineage.values())
+    assert shown["core_hours"] == pytest.approx(sum(f["seconds"] * f["cores"] for f in lineage.values()) / 3600)
+    assert [run["name"] for run in json.loads(told(capsys, "runs", "--tag", "road", "--json", root=root))["runs"]]
+
+
+def test_what_is_cleared_away_nothing_misses(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(root, tmp_path / "runs")
+    root = tmp_path / "runs"
+    keys = {step: stage.key for step, stage in Catalog(root).get("gaussian").steps.items()}
+    found = json.loads(told(capsys, "gc", "--delete", "--json", root=root))
+    assert [Path(item["path"]) for item in found["garbage"]] == [
+        root / "gaussian" / "velocity" / "checkpoints" / keys["fit_velocity"],
+        root / "gaussian" / "generator" / "checkpoints" / keys["train_generator"],
+    ]
+    assert found["bytes"] > 10_000
+    assert "nothing to do" in told(capsys, "run", "gaussian", *SETS, root=root)
+    assert "all as committed" in told(capsys, "verify", "gaussian", root=root)
+    told(capsys, "sample", "gaussian", "--count", "5", "--out", str(tmp_path / "x.npy"), root=root)
+    before = Catalog(root).get("gaussian").metrics
+    told(capsys, "evaluate", "gaussian", root=root)
+    assert Catalog(root).get("gaussian").metrics == pytest.approx(before)
+    assert told(capsys, "gc", root=root) == "nothing to clear away\n"
 
 
 def test_a_raised_count_keeps_every_chunk(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

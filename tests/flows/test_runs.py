@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 from flows.config import load_config
 from flows.runs import Run, open_run, reopen
 from flows.stages import STEPS
-from storage.catalog import Catalog
-from storage.errors import InputError, RunBusyError, RunConflictError
+from storage.catalog import Catalog, RunRecord, StageRecord, stage_record
+from storage.errors import IncompleteError, InputError, RunBusyError, RunConflictError
+from tests.local import on_disk
 
 
-def open_moons(root: Path, *changes: str, name: str = "", until: str = "evaluate") -> Run:
-    return open_run(load_config("moons", changes=changes), root=root, name=name, source="moons", until=until)
+def open_moons(root: Path, *changes: str, name: str = "", until: str = "evaluate", tags: tuple[str, ...] = ()) -> Run:
+    config = load_config("moons", changes=changes)
+    return open_run(config, root=root, name=name, source="moons", until=until, tags=tags)
 
 
 def open_archive(root: Path, path: Path, *, name: str = "", changes: tuple[str, ...] = ()) -> Run:
@@ -91,6 +94,72 @@ def test_a_reference_to_a_run_that_is_gone_is_not_followed(tmp_path: Path) -> No
     open_moons(tmp_path, "generator.learning_rate=1e-4")
     first.paths.record.unlink()
     assert open_moons(tmp_path, "generator.learning_rate=1e-4").pending == STEPS
+
+
+def test_a_stage_that_its_holder_lets_go_of_meanwhile_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = finish(open_moons(tmp_path))
+    write = Catalog.finish_stage
+
+    def let_go_before(catalog: Catalog, record: RunRecord, step: str, stage: StageRecord) -> RunRecord:
+        """Be the holder's process, which goes on between the other's look and its reference."""
+        if step == "train_generator":
+            held = catalog.get(first.record.name)
+            write(catalog, held, step, replace(held.steps[step], key="0" * 32))
+        return write(catalog, record, step, stage)
+
+    monkeypatch.setattr(Catalog, "finish_stage", let_go_before)
+    second = open_moons(tmp_path, "evaluation.samples=77")
+    assert second.pending == ("train_generator", "evaluate")
+    assert Catalog(tmp_path).get(second.record.name) == second.record
+    assert list(second.record.steps) == ["ingest", "fit_velocity", "integrate"]
+
+
+def test_tags_are_kept_and_added_by_the_same_command_and_change_nothing_else(tmp_path: Path) -> None:
+    first = finish(open_moons(tmp_path, tags=("paper",)))
+    again = open_moons(tmp_path, tags=("b", "paper"))
+    assert again.record.tags == ("b", "paper")
+    assert (again.record.name, again.record.identity, again.pending) == ("moons", first.record.identity, ())
+    assert open_moons(tmp_path).record == again.record
+    with pytest.raises(InputError, match="--tag must be"):
+        open_moons(tmp_path / "elsewhere", tags=("fine", "not fine"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_run_goes_on_from_its_record_as_it_is_once_the_lock_is_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Catalog.held
+
+    def finish_before(catalog: Catalog, run: str) -> Any:
+        """Be another process that worked on the run until now."""
+        monkeypatch.setattr(Catalog, "held", held)
+        catalog.finish_stage(catalog.get(run), "ingest", stage_record(key="k", holder=run, seconds=1.0, summary={}))
+        return held(catalog, run)
+
+    run = open_moons(tmp_path)
+    monkeypatch.setattr(Catalog, "held", finish_before)
+    assert "ingest" in open_moons(tmp_path).record.steps
+    monkeypatch.setattr(Catalog, "held", finish_before)
+    run.settle_alone()
+    assert "ingest" in Catalog(tmp_path).get("moons").steps
+
+
+def test_a_step_records_what_it_read_and_what_it_took(tmp_path: Path) -> None:
+    run = open_archive(tmp_path, write_archive(tmp_path / "a.npz", 1), name="mine")
+    with run.in_progress():
+        data = on_disk(run.paths.data)
+        data.mkdir()
+        (data / "x").write_bytes(b"12345")
+        run.finish("ingest", seconds=1800.0, summary={"digest": "d"}, cores=2)
+        run.finish("fit_velocity", seconds=1.0, summary={"digest": "v"})
+    ingest, velocity = (Catalog(tmp_path).get("mine").steps[step] for step in ("ingest", "fit_velocity"))
+    assert ingest.inputs == {"source": run.record.source_digest}
+    assert (ingest.bytes, ingest.cores, ingest.core_hours, ingest.host) == (5, 2, 1.0, os.uname().nodename)
+    assert ingest.versions["charflow"] == run.record.versions["charflow"]
+    assert velocity.inputs == {"data": "d"}
+    assert (velocity.bytes, velocity.cores, velocity.core_hours) == (0, None, None)
 
 
 def test_growth_stays_in_its_run_and_redoes_what_depends_on_the_count(tmp_path: Path) -> None:
@@ -235,6 +304,12 @@ def test_a_reopened_run_keeps_the_keys_of_the_data_that_it_ingested(tmp_path: Pa
         again = reopen(Catalog(tmp_path), "mine")
         assert again.pending == ()
         assert again.holder("ingest").run == "mine"
+
+
+def test_a_run_without_a_configuration_says_what_writes_it(tmp_path: Path) -> None:
+    on_disk(open_moons(tmp_path).paths.config).unlink()
+    with pytest.raises(IncompleteError, match=r"config\.toml is missing; charflow run \.\.\. --name moons writes it"):
+        reopen(Catalog(tmp_path), "moons")
 
 
 def test_a_missing_dataset_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import pytest
 from flows import work
 from flows.config import load_config
 from flows.runs import Run, open_run
-from flows.work import _simulated, perform
+from flows.work import _simulated, cores_of, perform
 from storage.catalog import stage_record
 from storage.errors import InputError, PlanConflictError
 from tasks.executor import SerialExecutor
 from tasks.train_generator import GeneratorRequest
 from tests.end_to_end.command import TINY, integrate_here
-from tests.flows.test_runs import open_archive, write_archive
+from tests.flows.test_runs import open_archive, open_moons, write_archive
+from tests.local import files_of, on_disk
 
 
 def silent(*_: object) -> None:
@@ -80,3 +81,37 @@ def test_trajectories_that_were_there_before_are_not_counted(simulated: int, exp
     stage = stage_record(key="k", holder="r", seconds=1.0, summary=summary)
     assert _simulated({"integrate": stage}) == expected
     assert _simulated({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "cores"),
+    [
+        ("ingest", (), 3),
+        ("fit_velocity", ("velocity.kind=network", "velocity.workers=4"), 4),
+        ("fit_velocity", ("velocity.kind=network", "velocity.workers=[2,4]"), None),
+        ("fit_velocity", ("velocity.kind=kernel", "velocity.bandwidth=loo"), 64),
+        ("fit_velocity", ("velocity.kind=kernel", "velocity.bandwidth=0.1"), 3),
+        ("integrate", (), 64),
+        ("train_generator", ("generator.workers=8",), 8),
+        ("train_generator", ("generator.workers=[8,16]",), None),
+        ("evaluate", (), 3),
+    ],
+)
+def test_a_step_costs_the_cores_that_it_has(
+    step: str, changes: tuple[str, ...], cores: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cluster(SerialExecutor):
+        @property
+        def cpus(self) -> int:
+            return 64
+
+    monkeypatch.setattr(work, "own_cpus", lambda: 3)
+    assert cores_of(step, open_moons(tmp_path, *changes), Cluster()) == cores
+
+
+def test_a_step_that_was_performed_tells_its_cost_and_its_bytes(tmp_path: Path) -> None:
+    run = ingested(tmp_path)
+    stage = run.record.steps["ingest"]
+    assert stage.cores == SerialExecutor().cpus
+    assert stage.bytes == sum(len(content) for content in files_of(on_disk(run.paths.data)).values())
+    assert stage.bytes

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from storage.atomic import atomic_folder, create_exclusive, sweep, sync_tree, write_atomic
-from tests.storage.disk import deaths, disk
+from storage.atomic import (
+    atomic_folder,
+    create_exclusive,
+    name_behind,
+    set_aside,
+    sweep,
+    sync_tree,
+    write_atomic,
+)
+from tests.storage.disk import deaths, disk, interrupted
 
 CREATOR = """
 import sys
@@ -213,3 +221,52 @@ def test_a_sweep_deletes_what_dead_writers_left_and_nothing_else(tmp_path: Path)
     assert sweep(tmp_path) == 2
     assert files(tmp_path) == [".hidden", "kept"]
     assert sweep(tmp_path) == 0
+
+
+def test_a_creation_outlives_whoever_clears_its_folder_away(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "record"
+
+    def clear_away() -> None:
+        for file in [*tmp_path.glob("folder/*"), *tmp_path.glob("folder/.*")]:
+            file.unlink()
+        if path.parent.exists():
+            path.parent.rmdir()
+
+    for k in (1, 2, 3, 4, 5):
+        clear_away()
+        path.parent.mkdir()
+        with interrupted(k, clear_away) as calls:
+            is_first = create_exclusive(path, b"me")
+        if "link" in calls[: k - 1]:
+            break  # it was published before, and cleared away as a whole
+        assert is_first
+        assert files(path.parent) == ["record"]
+    assert k > 2
+
+
+def test_what_is_set_aside_has_a_name_that_tells_what_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "trajectories.zarr"
+    folder.mkdir()
+    (folder / "x").touch()
+    aside = set_aside(folder)
+    assert not folder.exists()
+    assert files(aside) == ["x"]
+    assert aside.parent == tmp_path
+    assert name_behind(aside.name) == "trajectories.zarr"
+
+
+@pytest.mark.parametrize(
+    ("name", "behind"),
+    [
+        (".run.json.0123456789ab.partial", "run.json"),
+        (".progress.json.partial", "progress.json"),
+        (".00000003.json.0123456789ab.partial", "00000003.json"),
+        ("run.json", ""),
+        ("run.json.0123456789ab.partial", ""),
+        (".run.json", ""),
+        (".partial", ""),
+        (".run.json.0123456789ab.partial.txt", ""),
+    ],
+)
+def test_temporary_names_are_known_from_others(name: str, behind: str) -> None:
+    assert name_behind(name) == behind

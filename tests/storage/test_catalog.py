@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, stage_record
+from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, require_tag, stage_record
 from storage.errors import DamagedError, InputError, RunBusyError, RunConflictError, UnknownRunError, VersionError
 from tests.local import on_disk
 from tests.storage.disk import deaths
@@ -129,6 +129,55 @@ def test_only_the_run_that_made_a_stage_holds_it(catalog: Catalog) -> None:
     catalog.finish_stage(claim(catalog, "four"), "integrate", stage("k", holder="four"))
     assert list(catalog.holders("ingest", "k")) == [made]
     assert list(catalog.holders("ingest", "unknown")) == []
+
+
+def test_tags_add_up_and_stay(catalog: Catalog) -> None:
+    record = catalog.tag(claim(catalog), ["paper", "b"])
+    assert record.tags == ("b", "paper")
+    assert catalog.get("digits") == record
+    assert catalog.tag(record, ["paper"]) is record  # which writes nothing
+    assert catalog.tag(record, ["a"]).tags == ("a", "b", "paper")
+    assert catalog.update(catalog.get("digits"), status="failed").tags == ("a", "b", "paper")
+
+
+@pytest.mark.parametrize("tag", ["", "-x", "a b", "a,b", "ä", "a\n", "x" * 101])
+def test_a_tag_that_a_table_could_not_show_is_refused(tag: str) -> None:
+    with pytest.raises(InputError, match=r"--tag must be at most 100 letters"):
+        require_tag(tag)
+    require_tag("team/a:b=c+1.0_x-y")
+
+
+def test_a_record_of_before_reads_as_it_was_and_knows_less(catalog: Catalog) -> None:
+    catalog.finish_stage(claim(catalog), "ingest", stage("k", holder="digits"))
+    path = on_disk(catalog.paths("digits").record)
+    content = json.loads(path.read_text())
+    del content["tags"]
+    for name in ("inputs", "host", "cores", "bytes", "versions"):
+        del content["steps"]["ingest"][name]
+    path.write_text(json.dumps(content))
+    record = catalog.get("digits")
+    found = record.steps["ingest"]
+    assert record.tags == ()
+    assert (found.inputs, found.host, found.cores, found.bytes, found.versions) == (None, "", None, None, {})
+    assert found.core_hours is None
+
+
+def test_the_cost_of_a_step_is_its_time_on_all_its_cores() -> None:
+    assert replace(stage("k", holder="r"), seconds=1800.0, cores=4).core_hours == 2.0
+
+
+def test_a_stage_is_held_as_long_as_its_holders_record_has_it_under_its_key(catalog: Catalog) -> None:
+    made = stage("k", holder="one")
+    one = catalog.finish_stage(claim(catalog, "one"), "ingest", made)
+    assert catalog.holds("ingest", made)
+    assert not catalog.holds("integrate", made)
+    assert not catalog.holds("ingest", stage("other", holder="one"))
+    assert not catalog.holds("ingest", stage("k", holder="nobody"))
+    assert not catalog.holds("ingest", stage("k", holder="../one"))
+    catalog.finish_stage(claim(catalog, "two"), "ingest", made)
+    assert not catalog.holds("ingest", stage("k", holder="two"))  # it refers to what one holds
+    catalog.finish_stage(one, "ingest", stage("new", holder="one"))
+    assert not catalog.holds("ingest", made)
 
 
 def test_the_configuration_is_kept_beside_the_record(catalog: Catalog) -> None:
