@@ -146,8 +146,9 @@ class JsonFormatter(logging.Formatter):
         found |= {name: value for name, value in (("run", _RUN.get()), ("step", _STEP.get())) if value}
         found |= {"host": os.uname().nodename, "pid": record.process}
         if record.name.partition(".")[0] in _OURS:
-            facts = record.__dict__.items()
-            found |= {name: _plain(fact) for name, fact in facts if name not in _OF_EVERY_RECORD | found.keys()}
+            taken = _OF_EVERY_RECORD | found.keys()
+            facts = {name: fact for name, fact in record.__dict__.items() if name not in taken and name[0] != "_"}
+            found |= {name: _plain(fact) for name, fact in facts.items()}  # those with _ are Ray's, of its own factory
         if record.exc_info and (error := record.exc_info[1]) is not None:
             found["error"] = {"type": type(error).__name__, "message": str(error)}
             if record.levelno <= logging.DEBUG:

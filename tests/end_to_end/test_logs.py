@@ -20,6 +20,8 @@ CHANGES = (*TINY, "generator.workers=1", "compute.cpus=2")
 def records(err: str) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in err.splitlines()]
     assert all({"time", "level", "logger", "message", "host", "pid"} <= record.keys() for record in found)
+    assert "stderr" not in {record["logger"] for record in found}, "words that were not for the log"
+    assert not any(name.startswith("_") for record in found for name in record)
     return found
 
 

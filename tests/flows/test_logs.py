@@ -59,11 +59,14 @@ def test_a_record_tells_when_where_and_what_and_the_facts_that_its_layer_gave(lo
 
 def test_facts_of_other_libraries_are_left_out_and_none_replaces_what_every_record_has(log: io.StringIO) -> None:
     logging.getLogger("foreign.part").warning("hello", extra={"password": "secret"})
-    logging.getLogger("tasks.part").warning("hello", extra={"pid": "mine", "loss": float("nan"), "path": Path("a")})
+    logging.getLogger("tasks.part").warning(
+        "hello", extra={"pid": "mine", "loss": float("nan"), "path": Path("a"), "_ray": 1}
+    )
     theirs, ours = records(log.getvalue())
     assert "password" not in theirs
     assert isinstance(ours["pid"], int)
     assert (ours["loss"], ours["path"]) == ("nan", "a")
+    assert "_ray" not in ours
 
 
 def test_an_error_has_type_and_message_and_where_it_came_from_at_debug_alone(log: io.StringIO) -> None:
