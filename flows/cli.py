@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from flows import catalog, results, signals
+from flows import catalog, logs, results, signals
 from flows.bench import benchmarks, run_benchmark
 from flows.config import config_name, load_config, presets
 from flows.display import (
@@ -42,10 +42,11 @@ from tasks.executor import require_reachable
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    signals.install()
     try:
+        options = _parser().parse_args(arguments)
+        logs.install(options.log)
+        logs.name_run(getattr(options, "run", ""))
+        signals.install()
         code = options.command(options)
     except BaseException as error:
         code = _explain(error)
@@ -61,16 +62,26 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         raise error
     is_bad_input = isinstance(error, InputError) or type(error).__name__ == "UnreachableClusterError"
-    _say(str(error) or type(error).__name__)
+    _say(str(error) or type(error).__name__, error=error)
     if os.environ.get("CHARFLOW_TRACEBACK"):
-        ERR.print_exception()
+        _say_where(error)
     elif not is_bad_input and not isinstance(error, StorageError):
         _say("set CHARFLOW_TRACEBACK=1 to see where")
     return BAD_INPUT if is_bad_input else FAILED
 
 
-def _say(text: str) -> None:
-    ERR.print(f"charflow: {text}", markup=False, highlight=False)
+def _say(text: str, *, error: BaseException | None = None) -> None:
+    if logs.is_json():
+        logs.logger.log(logging.ERROR if error else logging.WARNING, "%s", text, exc_info=error)
+    else:
+        ERR.print(f"charflow: {text}", markup=False, highlight=False)
+
+
+def _say_where(error: BaseException) -> None:
+    if logs.is_json():
+        logs.logger.debug("where it came from", exc_info=error)
+    else:
+        ERR.print_exception()
 
 
 def _presets(options: argparse.Namespace) -> int:
@@ -95,6 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         until=options.until,
         tags=options.tag,
     )
+    logs.name_run(run.record.name)
     pending = run.pending
     if pending:
         _travel(run, options)
@@ -213,10 +225,12 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
+    """A parser whose complaints are one line, as the environment wants it: an option for it is not known then."""
 
     def error(self, message: str) -> NoReturn:
-        _say(f"{message}; see {self.prog} --help")
+        logs.install("")
+        complaint = InputError(f"{message}; see {self.prog} --help")
+        _say(str(complaint), error=complaint)
         sys.exit(BAD_INPUT)
 
 
@@ -226,8 +240,10 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, log="")
         sub.add_argument("--json", action="store_true", help="print one JSON object")
+        if name in ("run", "study", "evaluate", "verify"):
+            sub.add_argument("--log", default="", metavar="KIND", help="text or json; default $CHARFLOW_LOG, else text")
         if name not in ("presets", "bench"):
             sub.add_argument(
                 "--root", default="", help="folder or s3://... of runs; default $CHARFLOW_ROOT, else ./runs"

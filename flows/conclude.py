@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from flows.config import dump_config
+from flows.logs import told
 from flows.members import Member, has_exact_flow
 from flows.progress import current_listener
 from flows.runs import versions
@@ -32,7 +33,13 @@ def conclude(study: Study) -> Study:
     )
     listener = current_listener()
     listener.began("measure")
-    result = measure_study(request, progress=lambda *facts: listener.moved("measure", *facts))
+    with told("measure") as log:
+
+        def tell(done: int, total: int, words: str, _: object = None, /) -> None:
+            listener.moved("measure", done, total, words)
+            log.moved(done, total, words)
+
+        result = measure_study(request, progress=tell)
     return replace(study, record=finish_study(study.catalog.root, study.record, key=study.key, result=result))
 
 

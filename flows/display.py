@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.progress import Listener, Stopwatch, rate_words
+from flows.logs import is_json
+from flows.progress import Listener, Silence, Stopwatch, rate_words
 from flows.runs import Run
 from flows.sweep import short_keys
 from storage.catalog import RunRecord
@@ -23,7 +24,7 @@ _MOST_BARS = 12  # at once; earlier ones make room
 
 
 class Bars:
-    """A live bar a step on a terminal; a line at the start and end of a step elsewhere."""
+    """A live bar a step on a terminal; a line at the start and end of a step elsewhere; nothing beside a JSON log."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -41,6 +42,9 @@ class Bars:
     @contextmanager
     def shown(self) -> Iterator[Listener]:
         """Draw while inside."""
+        if is_json():
+            yield Silence()
+            return
         if not self._console.is_terminal:
             yield self
             return

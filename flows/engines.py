@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.display import Bars
+from flows.logs import told
 from flows.progress import listening
 from storage.errors import InputError
 
@@ -24,11 +25,12 @@ def call_flow(load: Callable[[], Callable[[], None]], *, console: Console) -> No
     with Bars(console).shown() as listener, prefect_api(_state_folder()) as wait:
         began = time.monotonic()
         listener.began("engines")
-        call = load()  # slow, while the server starts
-        try:
-            wait()
-        except ConnectionError as error:
-            raise InputError(str(error)) from error
+        with told("engines"):
+            call = load()  # slow, while the server starts
+            try:
+                wait()
+            except ConnectionError as error:
+                raise InputError(str(error)) from error
         listener.ended("engines", seconds=time.monotonic() - began)
 
         for name in ("prefect.flow_runs", "prefect.task_runs"):

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 
+from flows.logs import StepLog, told
 from flows.progress import current_listener
 from flows.runs import Run, reopen
 from flows.work import integrate_request
@@ -39,6 +40,13 @@ def repair(run: Run) -> list[int]:
         raise InputError(f"run {run.record.name!r} has no velocity to repair with; run it until integrate first")
     request = integrate_request(run)
     listener = current_listener()
+    log: StepLog | None = None
+
+    def tell(done: int, total: int, words: str, _: object = None, /) -> None:
+        listener.moved("integrate", done, total, words)
+        if log is not None:
+            log.moved(done, total, words)
+
     with ExitStack() as stack:
         stack.enter_context(run.catalog.held(run.record.name))
         found = check_store(request)
@@ -46,11 +54,7 @@ def repair(run: Run) -> list[int]:
         executor: Executor = SerialExecutor()
         if bad:
             listener.began("integrate")
+            log = stack.enter_context(told("integrate", run=run.record.name))
             executor = stack.enter_context(ray_session(run.config.compute))
-        repair_store(
-            request,
-            found,
-            executor=executor,
-            progress=lambda done, total, words, _=None: listener.moved("integrate", done, total, words),
-        )
+        repair_store(request, found, executor=executor, progress=tell)
     return bad

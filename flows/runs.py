@@ -14,6 +14,7 @@ from typing import Any
 
 from flows.config import PipelineConfig, as_tree, build_config, dump_config, flatten
 from flows.lineage import inputs_of
+from flows.logs import about
 from flows.overlap import Simulation
 from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, require_tag, stage_record
@@ -118,7 +119,7 @@ class Run:
         Raises:
             RunBusyError: another process works on it.
         """
-        with self.catalog.held(self.record.name):
+        with about(run=self.record.name), self.catalog.held(self.record.name):
             yield from self._recorded()
 
     def _refer(self, step: str, stage: StageRecord) -> None:

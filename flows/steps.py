@@ -3,6 +3,7 @@
 Prefect retries what may pass (a connection, a node); a wrong input or a diverged training fails at once.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import task_run
 from prefect.tasks import Task
 
 from flows.progress import Stopwatch, pace_words
@@ -21,6 +23,8 @@ from flows.work import WORK, perform
 from storage.errors import StorageError
 from tasks.executor import Executor
 from tasks.specs import ChunkFacts
+
+logger = logging.getLogger(__name__)
 
 _ARTIFACT_SECONDS = 1.0  # between updates; one costs about 40 ms
 
@@ -43,6 +47,10 @@ def run_step(step: str, run: Run, executor: Executor) -> None:
     """Do one step, unless the run has it already."""
     if run.serves(step):
         return
+    attempt = task_run.run_count
+    if attempt and attempt > 1:
+        facts = {"event": "again", "step": step, "attempt": attempt}
+        logger.info("%s is tried again, attempt %d", step, attempt, extra=facts)
     summary = perform(step, run, executor, progress=_ProgressArtifact(step))
     rows = "\n".join(f"| {key} | {value} |" for key, value in asdict(summary).items() if not isinstance(value, dict))
     create_markdown_artifact(key=step.replace("_", "-"), markdown=f"| {step} | |\n| --- | --- |\n{rows}\n")

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from flows.config import dump_config
+from flows.logs import StepLog, told
 from flows.progress import ProgressFile, current_listener
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
@@ -20,7 +21,12 @@ Work = Callable[[Run, Executor, Progress], Any]
 
 
 def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> Any:
-    """Do one step, record it, tell the listener, and give the step's summary."""
+    """Do one step, record it, tell the listener and the log, and give the step's summary."""
+    with told(step, run=run.record.name) as log:
+        return _perform(step, run, executor, progress=progress, log=log)
+
+
+def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, log: StepLog) -> Any:
     listener = current_listener()
     listener.began(step)
     # of two steps at once the training has the file: of chunks the ledger tells, too
@@ -30,6 +36,7 @@ def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> A
 
     def tell(done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
         listener.moved(step, done, total, words)
+        log.moved(done, total, words)
         if kept is not None:
             kept(done, total, words, chunks)
         progress(done, total, words, chunks)
@@ -38,7 +45,7 @@ def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> A
     if run.simulation is not None and step == "train_generator":
         run.simulation.require_done()
         began = max(began, run.simulation.ended)  # so that seconds of both at once are counted once
-    seconds = time.monotonic() - began
+    seconds = log.seconds = time.monotonic() - began
     facts = asdict(summary)
     if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]

@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 
@@ -131,9 +132,8 @@ def integrate(request: IntegrateRequest, *, executor: Executor, progress: Progre
         receipts = simulate_spread(store, missing, velocity=request.velocity, executor=executor)
     else:
         device = _device(request, executor)
-        receipts = simulate(
-            store, missing, velocity=request.velocity, executor=executor, device=device, again=made.again.add
-        )
+        again = partial(_tell_again, made)
+        receipts = simulate(store, missing, velocity=request.velocity, executor=executor, device=device, again=again)
     first = next((k for k, gap in enumerate(missing) if k != gap), len(missing))  # that is committed already
     known = store.ledger.read(first) if first < chunks else None
     _follow(receipts, made, rows=len(missing) * store.plan.chunk_rows, known=known, progress=progress)
@@ -264,6 +264,11 @@ def simulate_spread(
     return (commit_chunk(store, chunk, field, began=time.monotonic(), arithmetic=arithmetic) for chunk in chunks)
 
 
+def _tell_again(made: Made, chunk: int) -> None:
+    made.again.add(chunk)
+    logger.info("chunk %d was given to one more worker", chunk, extra={"event": "again", "chunk": chunk})
+
+
 def _follow(receipts: Iterable[Commit], made: Made, *, rows: int, known: Commit | None, progress: Progress) -> None:
     """Tell how far the work is as its receipts come in, and add them up; ``known`` is of a chunk made before."""
     hosts = {known.arithmetic: known.host} if known and known.arithmetic else {}
@@ -279,9 +284,12 @@ def _follow(receipts: Iterable[Commit], made: Made, *, rows: int, known: Commit 
                 receipt.chunk,
                 receipt.host,
                 ", ".join(sorted({*hosts.values()})),
+                extra={"chunk": receipt.chunk, "worker_host": receipt.host},
             )
         hosts.setdefault(receipt.arithmetic, receipt.host)
-        logger.debug("chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds)
+        logger.debug(
+            "chunk %d: %d bytes in %.2f s", receipt.chunk, receipt.bytes, receipt.seconds, extra=_committed(receipt)
+        )
         facts = ChunkFacts(
             bytes=made.bytes,
             slowest_chunk=made.slowest.chunk,
@@ -289,6 +297,17 @@ def _follow(receipts: Iterable[Commit], made: Made, *, rows: int, known: Commit 
             again=tuple(sorted(made.again)),
         )
         progress(made.rows, rows, _words(facts), facts)
+
+
+def _committed(receipt: Commit) -> dict[str, object]:
+    return {
+        "event": "committed",
+        "chunk": receipt.chunk,
+        "rows": receipt.rows,
+        "bytes": receipt.bytes,
+        "seconds": round(receipt.seconds, 3),
+        "worker_host": receipt.host,
+    }
 
 
 def _words(facts: ChunkFacts) -> str:

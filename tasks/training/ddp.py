@@ -39,6 +39,7 @@ RESIZE_SECONDS = 30.0  # between looks for room for more workers
 _SOONER = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 HOPELESS = (FloatingPointError, StorageError)  # a worker that begins again from the last checkpoint meets them again
 _FOLLOW_SECONDS = 0.5
+_TOLD = ("loss", "steps_per_second", "wait_share")  # of a journal's record, beside its step
 _LATER_SECONDS = 1.0  # than a worker that knows which rows are at fault, which is heard within a tenth
 
 
@@ -288,10 +289,12 @@ class _Follower:
     def __init__(self, place: TrainingPlace, steps: int, progress: Progress) -> None:
         self._place, self._steps, self._progress = place, steps, progress
         self._stop = threading.Event()
+        self._known = 0  # records of the journal
         follow = partial(copy_context().run, self._follow)  # whoever listens, listens in this context
         self._thread = threading.Thread(target=follow, name="follow-training", daemon=True)
 
     def __enter__(self) -> None:
+        self._known = len(self._read())  # of a training that goes on
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -303,11 +306,24 @@ class _Follower:
         while not self._stop.wait(_FOLLOW_SECONDS):
             self._tell()
 
-    def _tell(self) -> None:
+    def _read(self) -> list[dict[str, float]]:
         try:
-            records = read_journal(self._place.journal)
+            return read_journal(self._place.journal)
         except OSError as error:  # an object store that does not answer now may at the next look
             logger.debug("no progress: %s", error)
-            return
+            return []
+
+    def _tell(self) -> None:
+        records = self._read()
         if records:
+            for record in records[self._known :]:
+                facts = {name: record[name] for name in _TOLD if name in record}
+                logger.debug(
+                    "step %d of %d: loss %.4g",
+                    record["step"],
+                    self._steps,
+                    record["loss"],
+                    extra={"event": "trained", "optimiser_step": int(record["step"]), **facts},
+                )
+            self._known = len(records)  # fewer than before where a worker went back to its checkpoint
             self._progress(int(records[-1]["step"]), self._steps, f"steps, loss {records[-1]['loss']:.4f}")

@@ -1,6 +1,8 @@
 """Simulation into a store: bytes that depend on the plan alone, resumed, grown and repaired."""
 
 import json
+import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -554,6 +556,26 @@ class ForgetfulExecutor(SerialExecutor):
             for _ in range(2 * (1 - item.chunk % 2)):
                 again(item)
             yield function(item)
+
+
+def test_the_log_has_facts_of_every_commit_and_of_every_chunk_that_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = request_of(tmp_path, spec=replace(SPEC, count=16 * 3))
+    with caplog.at_level(logging.DEBUG, logger="tasks.integrate"):
+        summary = integrate(request, executor=ForgetfulExecutor(), progress=silent)
+    told = [record.__dict__ for record in caplog.records if "event" in record.__dict__]
+    assert [(r["event"], r["chunk"]) for r in told] == [
+        *[("again", 0)] * 2,
+        ("committed", 0),
+        ("committed", 1),
+        *[("again", 2)] * 2,
+        ("committed", 2),
+    ]
+    commits = [r for r in told if r["event"] == "committed"]
+    assert {(r["rows"], r["worker_host"]) for r in commits} == {(16, os.uname().nodename)}
+    assert sum(r["bytes"] for r in commits) == summary.bytes
+    assert max(r["seconds"] for r in commits) == pytest.approx(summary.slowest_seconds, abs=1e-3)
 
 
 def test_chunks_that_were_given_to_a_second_worker_are_told_once_each(tmp_path: Path) -> None:

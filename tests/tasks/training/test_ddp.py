@@ -1,5 +1,6 @@
 """Training on Ray Train: workers together do what one would alone, survive the loss of one, and tell their errors."""
 
+import logging
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from storage.errors import InputError
+from storage.journal import Journal
 from storage.models import read_model
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
@@ -23,7 +25,7 @@ from tasks.specs import (
     VelocitySpec,
 )
 from tasks.train_generator import GeneratorRequest, train_characteristics
-from tasks.training.ddp import UNUSED_CALLBACKS, _telling, run_distributed, seats
+from tasks.training.ddp import UNUSED_CALLBACKS, _Follower, _telling, run_distributed, seats
 from tasks.training.failure import GradientError, LossError
 from tasks.training.fit import is_published
 from tasks.training.group import Group
@@ -157,6 +159,32 @@ def test_of_several_workers_errors_the_one_that_knows_most_is_told() -> None:
     assert _telling([lost, gradient]) is gradient
     assert _telling([lost, other]) is other
     assert _telling([lost, RuntimeError("another")]) is lost
+
+
+def test_the_log_has_each_line_of_a_journal_once_and_anew_what_a_restart_trains_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tasks.training.ddp._FOLLOW_SECONDS", 1000.0)
+    place = TrainingPlace(folder=tmp_path, key="k")
+
+    def train(*steps: int, since: int) -> None:
+        with Journal(place.journal, step=since) as journal:
+            for step in steps:
+                journal.append({"step": step, "loss": 1 / step, "steps_per_second": 9.0, "wait_share": 0.5})
+
+    on_disk(place.journal).parent.mkdir(parents=True)
+    train(10, since=0)  # by a command before this one
+    follower = _Follower(place, 50, lambda *_: None)
+    with caplog.at_level(logging.DEBUG, logger="tasks.training.ddp"), follower:
+        follower._tell()
+        for steps, since in (((20, 30), 10), ((), 20), ((25, 40), 20)):
+            train(*steps, since=since)
+            follower._tell()
+            follower._tell()
+    told = [record.__dict__ for record in caplog.records]
+    assert [record["optimiser_step"] for record in told] == [20, 30, 25, 40]
+    assert {(r["event"], r["steps_per_second"], r["wait_share"]) for r in told} == {("trained", 9.0, 0.5)}
+    assert [record["loss"] for record in told] == [1 / 20, 1 / 30, 1 / 25, 1 / 40]
 
 
 def test_workers_that_would_cut_a_batch_unevenly_sit_out() -> None:

@@ -1,0 +1,101 @@
+"""A command whose log is JSON: every line of standard error is a record, and standard output is what it was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.command import TINY, charflow, environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
+
+STEPS = ["ingest", "fit_velocity", "integrate", "train_generator", "evaluate"]
+CHUNKS, CHUNK_ROWS = 10, 64  # of TINY's 600 trajectories
+CHANGES = (*TINY, "generator.workers=1", "compute.cpus=2")
+
+
+def records(err: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in err.splitlines()]
+    assert all({"time", "level", "logger", "message", "host", "pid"} <= record.keys() for record in found)
+    assert "stderr" not in {record["logger"] for record in found}, "words that were not for the log"
+    assert not any(name.startswith("_") for record in found for name in record)
+    return found
+
+
+def test_a_run_tells_its_steps_in_order_and_every_chunk_once(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    out, err = charflow("run", "gaussian", "--log", "json", "--json", root=root, changes=CHANGES)
+    found = records(err)
+    assert {record["run"] for record in found} == {"gaussian"}
+    assert [record["time"] for record in found] == sorted(record["time"] for record in found)
+    assert {record["level"] for record in found} <= {"debug", "info"}, found
+    for event in ("began", "ended"):
+        assert [record["step"] for record in found if record.get("event") == event] == ["engines", *STEPS]
+    steps = json.loads(out)["steps"]
+    ended = {record["step"]: record["seconds"] for record in found if record.get("event") == "ended"}
+    assert {step: ended[step] for step in STEPS} == {
+        step: pytest.approx(facts["seconds"], abs=2e-3) for step, facts in steps.items()
+    }
+    commits = [record for record in found if record.get("event") == "committed"]
+    assert sorted(record["chunk"] for record in commits) == list(range(CHUNKS))
+    assert {(record["step"], record["rows"], record["worker_host"]) for record in commits} == {
+        ("integrate", CHUNK_ROWS, commits[0]["host"])
+    }
+    assert all(record["bytes"] > 0 and record["seconds"] > 0 for record in commits)
+    trained = [record for record in found if record.get("event") == "trained"]
+    assert trained[-1]["optimiser_step"] == 40
+    assert all({"loss", "steps_per_second", "wait_share"} <= record.keys() for record in trained)
+    assert {record["step"] for record in trained} == {"train_generator"}
+
+    for words in ((), ("--json",)):
+        plain, _ = charflow("run", "gaussian", *words, root=root, changes=CHANGES)
+        assert charflow("run", "gaussian", *words, "--log", "json", root=root, changes=CHANGES) == (plain, "")
+
+
+def test_a_failing_run_tells_the_step_and_the_error(tmp_path: Path) -> None:
+    changes = (*TINY, "dataset.mean=1e6", "dataset.standardise=false", "trajectories.precision=float16")
+    words = ("run", "gaussian", "--until", "integrate", "--log", "json")
+    out, err = charflow(*words, root=tmp_path / "runs", changes=(*changes, "compute.cpus=1"), code=1)
+    assert out == ""
+    *_, failed, last, hint = records(err)
+    assert (failed["event"], failed["step"], failed["run"], failed["level"]) == (
+        "failed",
+        "integrate",
+        "gaussian",
+        "error",
+    )
+    assert failed["error"]["type"] == "FloatingPointError"
+    assert failed["error"]["message"].startswith("trajectory ")
+    assert (last["message"], last["run"]) == (failed["error"]["message"], "gaussian")
+    assert last["error"] == failed["error"]
+    assert "CHARFLOW_TRACEBACK" in hint["message"]
+
+
+FAIL_ONCE = """
+from flows import cli, work
+
+ingest, failures = work.WORK["ingest"], [ConnectionError("no answer")]
+
+def fail_once(*request):
+    if failures:
+        raise failures.pop()
+    return ingest(*request)
+
+work.WORK["ingest"] = fail_once
+cli.main(["run", "gaussian", "--until", "ingest", "--root", "runs"])
+"""
+
+
+def test_a_step_that_is_tried_again_says_so(tmp_path: Path) -> None:
+    kept = environment(tmp_path / "runs") | {"CHARFLOW_LOG": "json"}
+    command = [sys.executable, "-c", FAIL_ONCE]
+    done = subprocess.run(command, env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    found = [record for record in records(done.stderr) if record.get("step") == "ingest" and "event" in record]
+    assert [record["event"] for record in found] == ["began", "failed", "again", "began", "ended"], done.stderr
+    assert found[1]["error"] == {"type": "ConnectionError", "message": "no answer"}
+    assert found[2]["attempt"] == 2
+    assert {record["run"] for record in found} == {"gaussian"}
+    assert "ingest" in done.stdout
