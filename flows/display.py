@@ -20,6 +20,8 @@ ERR = Console(stderr=True, soft_wrap=True)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
+_LONGEST_LINE = 10_000  # characters, of what is no terminal
+_NAME_WIDTH = 32  # characters, at most, of what is not folded
 _MOST_BARS = 12  # at once; earlier ones make room
 
 
@@ -85,14 +87,19 @@ class Bars:
 
 
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a header, text to the left and numbers to the right."""
+    """Print rows under a header, text to the left and numbers to the right.
+
+    On a terminal cells are folded to its width, but for names in the first column; elsewhere a row is a line.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for k, name in enumerate(header):
         is_number = bool(rows) and all(_is_number(row[k]) for row in rows if row[k])
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        is_name = k == 0 and all(len(row[0]) <= _NAME_WIDTH for row in rows)
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_name)
     for row in rows:
         table.add_row(*row)
-    console.print(table, highlight=False)
+    where = console if console.is_terminal else Console(file=console.file, width=_LONGEST_LINE, color_system=None)
+    where.print(table, highlight=False)
 
 
 def metric_rows(metrics: Mapping[str, float], detail: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:

@@ -37,6 +37,23 @@ def test_a_terminal_gets_a_bar_with_what_is_done() -> None:
     assert "engines" in text
 
 
+def test_a_row_is_a_line_where_there_is_no_terminal() -> None:
+    out = io.StringIO()
+    where = Console(file=out, force_terminal=False, width=40)
+    print_table(where, ("run", "facts"), [("a" * 30, "b " * 30), ("short", "c")])
+    first, second, third = out.getvalue().splitlines()
+    assert first.split() == ["run", "facts"]
+    assert (second.split()[0], second.count("b"), third.split()) == ("a" * 30, 30, ["short", "c"])
+
+
+def test_names_stay_whole_on_a_narrow_terminal() -> None:
+    out = io.StringIO()
+    where = Console(file=out, force_terminal=True, width=40, color_system=None)
+    print_table(where, ("run", "facts"), [("checkerboard-of-eight", "b " * 30)])
+    assert "checkerboard-of-eight" in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 40
+
+
 def test_two_steps_at_once_have_a_bar_each() -> None:
     bars = Bars(console(is_terminal=True)[0])
     with bars.shown() as listener:
