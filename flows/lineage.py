@@ -12,13 +12,6 @@ PRODUCTS: Mapping[str, str] = {  # step -> what it makes that has a digest
     "integrate": "trajectories",
     "train_generator": "generator",
 }
-_READ: Mapping[str, tuple[str, ...]] = {  # step -> the steps whose products it reads
-    "ingest": (),
-    "fit_velocity": ("ingest",),
-    "integrate": ("ingest", "fit_velocity"),
-    "train_generator": ("ingest", "fit_velocity", "integrate"),
-    "evaluate": ("ingest", "fit_velocity", "integrate", "train_generator"),
-}
 
 
 def digests_of(record: RunRecord) -> dict[str, str]:
@@ -26,15 +19,13 @@ def digests_of(record: RunRecord) -> dict[str, str]:
 
     Without what is not made yet, or has no digest, as data that no file holds have no source.
     """
-    found = {"source": record.source_digest} if record.source_digest else {}
-    return found | _products(record, STEPS)
+    return _source(record) | _products(record, STEPS)
 
 
 def inputs_of(step: str, record: RunRecord) -> dict[str, str]:
-    """Give the digests of what a step of a run reads."""
-    if step == "ingest":
-        return {"source": record.source_digest} if record.source_digest else {}
-    return _products(record, _READ[step])
+    """Give the digests of what a step of a run reads: the products of all steps before it, the first one's source."""
+    before = STEPS[: STEPS.index(step)]
+    return _products(record, before) if before else _source(record)
 
 
 def lineage_of(catalog: Catalog, record: RunRecord) -> dict[str, dict[str, Any]]:
@@ -63,6 +54,10 @@ def _lineage(catalog: Catalog, step: str, stage: StageRecord) -> dict[str, Any]:
         "core_hours": stage.core_hours,
         "bytes": stage.bytes,
     }
+
+
+def _source(record: RunRecord) -> dict[str, str]:
+    return {"source": record.source_digest} if record.source_digest else {}
 
 
 def _products(record: RunRecord, steps: tuple[str, ...]) -> dict[str, str]:

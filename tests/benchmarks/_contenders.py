@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from flows.config import PipelineConfig
-from storage.data import DataStore
+from storage.data import DataStore, Standardisation
 from storage.models import read_model
 from storage.trajectories import Floats
 from tasks.executor import SerialExecutor
@@ -24,7 +24,7 @@ from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.sample import sample_rows
 from tasks.specs import GeneratorSpec, TrainingPlace
-from tasks.train_generator import GeneratorRequest, load_generator, train_characteristics
+from tasks.train_generator import GeneratorRequest, StoredGenerator, load_generator, train_characteristics
 from tasks.training.device import local_device
 from tasks.training.group import Group, alone
 from tasks.transport.grid import time_grid
@@ -59,7 +59,7 @@ class LocalExecutor(SerialExecutor):
 
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
-    """Where the contenders of one dataset are made; every method trains or simulates, and gives the seconds."""
+    """Where the contenders of one dataset are made; most methods train or simulate, and give the seconds."""
 
     config: PipelineConfig
     folder: Path
@@ -126,6 +126,10 @@ class Workshop:
         )
         return timed(name, lambda: train_consistency(request, self.group))
 
+    def stored(self, name: str) -> tuple[StoredGenerator, Standardisation]:
+        """Give a trained map, where it was trained, and what takes its samples to data units."""
+        return load_generator(self.folder / name, device=self.group.device), DataStore(self.data).standardisation
+
 
 def make_contenders(config: PipelineConfig, folder: Path, *, semigroup: tuple[float, ...]) -> list[Contender]:
     """Train all contenders.
@@ -182,15 +186,13 @@ def draw_flow(shop: Workshop, start: int, stop: int, *, steps: int) -> Floats:
 
 def draw_map(shop: Workshop, start: int, stop: int, *, name: str, steps: int) -> Floats:
     """Draw from a generator."""
-    stored = load_generator(shop.folder / name, device=shop.group.device)
-    standardisation = DataStore(shop.data).standardisation
+    stored, standardisation = shop.stored(name)
     return sample_rows(stored, standardisation, start=start, stop=stop, steps=steps, seed=shop.config.evaluation.seed)
 
 
 def draw_consistency(shop: Workshop, start: int, stop: int, *, name: str, steps: int) -> Floats:
     """Draw from the consistency map."""
-    stored = load_generator(shop.folder / name, device=shop.group.device)
-    standardisation = DataStore(shop.data).standardisation
+    stored, standardisation = shop.stored(name)
     seed = shop.config.evaluation.seed
     return sample_consistency(stored, standardisation, start=start, stop=stop, steps=steps, seed=seed)
 

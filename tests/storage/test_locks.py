@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,41 +26,37 @@ def test_one_holder_at_a_time(path: Path) -> None:
         pass
 
 
-def test_who_is_patient_gets_it_when_the_other_is_done(path: Path) -> None:
+@contextmanager
+def held_by_another(
+    path: Path, *, seconds: float, then: Callable[[], None] = lambda: None
+) -> Iterator[threading.Event]:
+    """Let a thread hold the lock for a while, and do something at the end; gives whether it is done."""
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
         with locked(path, patience=0):
             held.set()
             done.wait()
+            then()
 
     other = threading.Thread(target=hold)
     other.start()
     held.wait()
-    threading.Timer(0.05, done.set).start()
-    with locked(path, patience=60):
-        assert done.is_set()
+    threading.Timer(seconds, done.set).start()
+    yield done
     other.join()
+
+
+def test_who_is_patient_gets_it_when_the_other_is_done(path: Path) -> None:
+    with held_by_another(path, seconds=0.05) as done, locked(path, patience=60):
+        assert done.is_set()
 
 
 def test_a_file_that_was_deleted_while_one_waited_is_no_lock(path: Path) -> None:
-    held, waiting = threading.Event(), threading.Event()
-
-    def clear_away() -> None:
-        with locked(path, patience=0):
-            held.set()
-            waiting.wait()
-            path.unlink()
-
-    other = threading.Thread(target=clear_away)
-    other.start()
-    held.wait()
-    threading.Timer(0.1, waiting.set).start()
-    with locked(path, patience=60):
+    with held_by_another(path, seconds=0.1, then=path.unlink), locked(path, patience=60):
         assert path.exists()
         with pytest.raises(BlockingIOError), locked(path, patience=0):  # a third finds it held
             pass
-    other.join()
 
 
 def test_a_file_system_without_locks_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
