@@ -34,6 +34,8 @@ ALLOWED: dict[str, set[str]] = {
         )
     },
     "flows/server.py": {"prefect", "uvicorn"},
+    "flows/registration.py": {"httpx", "prefect", "flows", "storage.errors"},
+    "flows/deployments.py": {"prefect", "pydantic", "yaml", "flows", "storage.errors"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
     "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper", "storage.errors"},
     "tasks/reaper.py": set(),

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flows import steps
+from flows import artifacts
 
 
 def test_the_progress_artifact_says_rate_and_time_left_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,10 +18,10 @@ def test_the_progress_artifact_says_rate_and_time_left_at_most_once_a_second(mon
     def create(**_: Any) -> UUID:
         return made
 
-    monkeypatch.setattr("flows.steps.time.monotonic", lambda: now)
-    monkeypatch.setattr(steps, "create_progress_artifact", create)
-    monkeypatch.setattr(steps, "update_progress_artifact", update)
-    artifact = steps._ProgressArtifact("integrate")
+    monkeypatch.setattr("flows.artifacts.time.monotonic", lambda: now)
+    monkeypatch.setattr(artifacts, "create_progress_artifact", create)
+    monkeypatch.setattr(artifacts, "update_progress_artifact", update)
+    artifact = artifacts.ProgressArtifact("integrate")
     for tick in range(5):  # half a second and 50 of 1,000 apart
         artifact(50 * tick, 1000, "trajectories")
         now += 0.5
