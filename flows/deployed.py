@@ -62,7 +62,32 @@ def asked(config: Any, *, name: Any, root: Any, changes: Any = ()) -> Asked:
     Raises:
         InputError: a key or value is not allowed.
     """
-    return Asked(config=_config(config, changes), source=_source(config, name), root=root_of(root), name=name_of(name))
+    return Asked(
+        config=config_of(config, changes), source=_source(config, name), root=root_of(root), name=name_of(name)
+    )
+
+
+def config_of(config: Any, changes: Any = ()) -> PipelineConfig:
+    """Give the configuration that a preset, a file or sections make with changes.
+
+    Raises:
+        InputError: a key or value is not allowed.
+    """
+    if not isinstance(changes, Sequence) or isinstance(changes, str) or not all(isinstance(c, str) for c in changes):
+        raise InputError(f"changes must be a list of section.key=value, got {changes!r}")
+    if isinstance(config, str):
+        if config.endswith(".toml") and not Path(config).is_absolute():
+            raise InputError(f"config must be a preset or the absolute path of a .toml file, got {config!r}")
+        found = load_config(config, changes=changes)
+    elif isinstance(config, (Mapping, PipelineConfig)):
+        tree = as_tree(config) if isinstance(config, PipelineConfig) else config
+        found = configure(tree, changes=changes)
+    else:
+        raise InputError(f"config must be a preset, a .toml file or sections of a configuration, got {config!r}")
+    path = found.dataset.path
+    if path and "://" not in path and not Path(path).is_absolute():
+        raise InputError(f"dataset.path must be absolute, for workers have folders of their own, got {path!r}")
+    return found
 
 
 def name_of(name: Any) -> str:
@@ -81,16 +106,21 @@ def root_of(root: Any) -> Location:
     """Give where runs lie, for a flow whose working folder is a worker's.
 
     Raises:
-        InputError: it is relative, or said nowhere.
+        InputError: it is relative, or said nowhere, or an object store does not answer.
     """
     text = root or os.environ.get("CHARFLOW_ROOT", "")
-    if not isinstance(text, str) or not text:
+    require_absolute_root(text)
+    return root_location(text)
+
+
+def require_absolute_root(root: Any) -> None:
+    """Raise :class:`InputError` unless it is an absolute folder or an address; whether anyone answers is not asked."""
+    if not isinstance(root, str) or not root:
         raise InputError(
             f"root must be an absolute folder or an address, or CHARFLOW_ROOT set where workers run, got {root!r}"
         )
-    if "://" not in text and not Path(text).is_absolute():
-        raise InputError(f"root must be absolute, for workers have folders of their own, got {text!r}")
-    return root_location(text)
+    if "://" not in root and not Path(root).is_absolute():
+        raise InputError(f"root must be absolute, for workers have folders of their own, got {root!r}")
 
 
 def growth(*, since: Any, nightly: Any, at_most: Any = 0) -> Growth:
@@ -138,24 +168,6 @@ def with_count(ask: Asked, count: int) -> Asked:
     """Give it with as many trajectories."""
     spec = replace(ask.config.trajectories, count=count)
     return replace(ask, config=ask.config.model_copy(update={"trajectories": spec}))
-
-
-def _config(config: Any, changes: Any) -> PipelineConfig:
-    if not isinstance(changes, Sequence) or isinstance(changes, str) or not all(isinstance(c, str) for c in changes):
-        raise InputError(f"changes must be a list of section.key=value, got {changes!r}")
-    if isinstance(config, str):
-        if config.endswith(".toml") and not Path(config).is_absolute():
-            raise InputError(f"config must be a preset or the absolute path of a .toml file, got {config!r}")
-        found = load_config(config, changes=changes)
-    elif isinstance(config, (Mapping, PipelineConfig)):
-        tree = as_tree(config) if isinstance(config, PipelineConfig) else config
-        found = configure(tree, changes=changes)
-    else:
-        raise InputError(f"config must be a preset, a .toml file or sections of a configuration, got {config!r}")
-    path = found.dataset.path
-    if path and "://" not in path and not Path(path).is_absolute():
-        raise InputError(f"dataset.path must be absolute, for workers have folders of their own, got {path!r}")
-    return found
 
 
 def _source(config: Any, name: Any) -> str:

@@ -6,7 +6,6 @@ its flow will make of them. What is allowed is a part of what Prefect allows, wi
 """
 
 import inspect
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from prefect.utilities.templating import apply_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows import operations
-from flows.deployed import asked, day_of, days, growth, name_of, root_of
+from flows.deployed import config_of, day_of, days, growth, name_of, require_absolute_root
 from storage.errors import InputError
 
 
@@ -113,17 +112,13 @@ class Deployment:
         return any(schedule.active for schedule in self.schedules) and not self.entry.paused
 
 
-def read_deployments(path: Path, *, environment: Mapping[str, str] = os.environ) -> list[Deployment]:
-    """Read a file and check all of it.
-
-    Args:
-        path: of the file.
-        environment: the values of ``{{ $NAME }}``.
+def read_deployments(path: Path) -> list[Deployment]:
+    """Read a file and check all of it; ``{{ $NAME }}`` is taken from the environment.
 
     Raises:
         InputError: something in it is not right; said in one line that names the place.
     """
-    found = _parsed(path, environment)
+    found = _parsed(path)
     deployments = [_checked(entry, place=f"{path}: deployment {entry.name}") for entry in found.deployments]
     for name, count in Counter(d.entry.name for d in deployments).items():
         if count > 1:
@@ -170,7 +165,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return found
 
 
-def _parsed(path: Path, environment: Mapping[str, str]) -> DeploymentsFile:
+def _parsed(path: Path) -> DeploymentsFile:
     try:
         tree = yaml.load(path.read_text(), _Loader)
     except OSError as error:
@@ -179,14 +174,14 @@ def _parsed(path: Path, environment: Mapping[str, str]) -> DeploymentsFile:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path} must hold name and deployments, got {tree!r}")
-    tree = apply_values(tree, dict(environment), remove_notset=False)
+    tree = apply_values(tree, {}, remove_notset=False)  # {{ $NAME }} from the environment
     unset = next(_placeholders(tree, ""), None)
     if unset:
         raise InputError(f"{path}: {unset[0]} needs an environment variable that is not set: {unset[1]}")
     try:
         return DeploymentsFile.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_problem(error, tree)}") from error
+        raise InputError(f"{path}: {_first_problem(error)}") from error
 
 
 def _placeholders(tree: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -209,10 +204,10 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 
 
-def _first_problem(error: ValidationError, tree: Any) -> str:
+def _first_problem(error: ValidationError) -> str:
     """Give the first problem as a place, what is wrong there, and what is allowed."""
-    problem = error.errors()[0]
-    names = [part for part in problem["loc"] if part in tree or not isinstance(part, str) or part.islower()]
+    problem = next((p for p in error.errors() if "int" not in p["loc"]), error.errors()[0])
+    names = [part for part in problem["loc"] if part not in ("int", LimitEntry.__name__)]  # pydantic's, of a choice
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).lstrip(".")
     if problem["type"] == "extra_forbidden":
         section = next((p for p in reversed(problem["loc"][:-1]) if p in _MODELS), "")
@@ -292,12 +287,11 @@ def _require_valid(flow: Flow[..., Any], given: Mapping[str, Any]) -> None:
     if flow.fn.__module__ != operations.__name__:
         return
     if given.get("root"):
-        root_of(given["root"])
+        require_absolute_root(given["root"])
     if "name" in given:
         name_of(given["name"])
     if "config" in given:
-        name = given.get("name", "unnamed")
-        asked(given["config"], name=name, root=given.get("root") or "/", changes=given.get("changes", ()))
+        config_of(given["config"], given.get("changes", ()))
     if {"since", "nightly"} <= given.keys():
         growth(since=given["since"], nightly=given["nightly"], at_most=given.get("at_most", 0))
     if given.get("day") is not None:

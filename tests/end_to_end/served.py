@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from tests.end_to_end.command import ROOT
 from tests.end_to_end.test_interruption import engines_of, wait_until
 
 POOL = "charflow"
+_POLL_SECONDS = 0.5
 _PREFECT = (sys.executable, "-m", "prefect")
 
 
@@ -87,8 +89,9 @@ class Served:
 
     def ended(self, flow_run: UUID, *, seconds: float = 120) -> Any:
         """Wait for a flow run to end, and give what the server knows of it."""
-        assert wait_until(lambda: self.flow_run(flow_run).state.is_final(), seconds=seconds), self.logs()
-        return self.flow_run(flow_run)
+        found = self.ask(_final(flow_run, seconds=seconds))
+        assert found.state.is_final(), f"{found.state}\n{self.logs()}"
+        return found
 
     def completed(self, flow_run: UUID) -> Any:
         """Wait for a flow run that must end well."""
@@ -98,14 +101,9 @@ class Served:
 
     def scheduled(self, deployment: str, *, seconds: float = 60) -> UUID:
         """Wait until the server's own scheduler has made a run of a deployment, and give the first."""
-        found: list[UUID] = []
-
-        def look() -> bool:
-            found.extend(self.ask(_runs_of(deployment)))
-            return bool(found)
-
-        assert wait_until(look, seconds=seconds), self.logs()
-        return found[0]
+        found: UUID | None = self.ask(_first_of(deployment, seconds=seconds))
+        assert found is not None, self.logs()
+        return found
 
     def processes(self, flow_run: UUID) -> list[int]:
         """Give the processes of a flow run that works: its own, Ray's, and all below."""
@@ -200,14 +198,29 @@ def _read(flow_run: UUID) -> Callable[[Any], Coroutine[Any, Any, Any]]:
     return question
 
 
-def _runs_of(deployment: str) -> Callable[[Any], Coroutine[Any, Any, Any]]:
-    async def question(client: Any) -> list[UUID]:
+def _final(flow_run: UUID, *, seconds: float) -> Callable[[Any], Coroutine[Any, Any, Any]]:
+    async def question(client: Any) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := await client.read_flow_run(flow_run)).state.is_final() and time.monotonic() < end:
+            await asyncio.sleep(_POLL_SECONDS)
+        return found
+
+    return question
+
+
+def _first_of(deployment: str, *, seconds: float) -> Callable[[Any], Coroutine[Any, Any, Any]]:
+    async def question(client: Any) -> UUID | None:
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
         from prefect.client.schemas.sorting import FlowRunSort
 
         found = await client.read_deployment_by_name(deployment)
         chosen = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
-        runs = await client.read_flow_runs(deployment_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
-        return [run.id for run in runs]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            runs = await client.read_flow_runs(deployment_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+            if runs:
+                return UUID(str(runs[0].id))
+            await asyncio.sleep(_POLL_SECONDS)
+        return None
 
     return question

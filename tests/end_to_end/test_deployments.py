@@ -170,6 +170,10 @@ BAD = (
     ),
     ({"root": "runs"}, "InputError: root must be absolute, for workers have folders of their own, got 'runs'"),
     ({"changes": ["compute.address=127.0.0.1:9"]}, "UnreachableClusterError: compute.address '127.0.0.1:9' does not"),
+    (
+        {"changes": [*SIZES, "trajectories.count=50000", "compute.timeout=2"], "name": "late"},
+        "StepTimeoutError: integrate took longer than compute.timeout = 2 s; what it committed is kept, ",
+    ),
 )
 
 
@@ -183,6 +187,8 @@ def test_what_no_longer_validates_fails_in_one_line(here: Served) -> None:
         assert "\n" not in state.message
     assert "Traceback" not in here.logs()
     assert not (here.root / "bad").exists()
+    assert here.record("late")["status"] == "failed"
+    assert "Where it came from" in (here.root / "late" / "failure.md").read_text()
 
 
 def test_a_second_schedule_on_a_store_is_refused(here: Served) -> None:
