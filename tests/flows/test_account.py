@@ -24,7 +24,7 @@ def test_a_failure_leaves_an_account_with_its_cause(tmp_path: Path) -> None:
     error = BrokenError("no room on the disk")
     error.add_note("worker on host b: last words")
     text = fail(tmp_path, error)
-    assert text.startswith("# Run moons: failed\n\nBroken: no room on the disk\n")
+    assert text.startswith("# Run moons: failed\n\nBrokenError: no room on the disk\n")
     assert "- steps that are not done: fit_velocity, integrate, train_generator, evaluate" in text
     assert "## What the workers said\n\n    worker on host b: last words" in text
     assert "## Where it came from\n\n    Traceback" in text
