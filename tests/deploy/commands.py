@@ -80,7 +80,7 @@ def ray_command(name: str) -> click.Command | None:
     """Give a command of ray by its name."""
     from ray.scripts.scripts import cli as ray  # slow
 
-    found: click.Command | None = ray.get_command(None, name)
+    found: click.Command | None = ray.commands.get(name)
     return found
 
 

@@ -133,7 +133,7 @@ def _labels(everything: list[Any], made: list[Pod]) -> list[str]:
 
 
 def _matches(selector: Any, pod: Pod) -> bool:
-    return selector.items() <= pod.labels.items()
+    return set(selector.items()) <= set(pod.labels.items())
 
 
 def _selectors(everything: list[Any], made: list[Pod]) -> list[str]:

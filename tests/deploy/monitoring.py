@@ -45,7 +45,8 @@ _MATCHER = re.compile(r'(\w+)(?:=~|!~|!=|=)"[^"]*"')
 
 def query_complaints(query: str) -> list[str]:
     """Give what is wrong with a query: unknown names, labels, spans, and brackets without a partner."""
-    found, position, is_grouping = [], 0, False
+    found: list[str] = []
+    position, is_grouping = 0, False
     while position < len(query):
         token = _TOKEN.match(query, position)
         if token is None:
