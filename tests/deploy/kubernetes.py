@@ -241,7 +241,7 @@ def _ray(everything: list[Any], _: list[Pod]) -> list[str]:
                 found.append(f"{group['groupName']}: replicas must be from minReplicas to maxReplicas")
             try:
                 json.loads(json.loads(group["rayStartParams"].get("resources", '"{}"')))
-            except ValueError:
+            except (ValueError, TypeError):
                 found.append(f"{group['groupName']}: resources must be JSON in a JSON string")
     for job in of_kind(everything, "RayJob"):
         cluster = job["spec"]["clusterSelector"]["ray.io/cluster"]

@@ -52,18 +52,19 @@ if words[:2] == ["show", "hostnames"]:
 """,
     "srun": """
 command = words[[word.startswith("-") for word in words].index(False):]
+(node,) = [word.removeprefix("--nodelist=node") for word in words if word.startswith("--nodelist=")]
 if command[0] == "hostname":
-    print("127.0.0.1")
+    print(f"127.0.0.{int(node) + 1}")
 elif command[0] == "ip":
-    print("2: ib0    inet 127.0.0.1/16 brd 10.1.255.255 scope global ib0")
+    print(f"2: ib0    inet 127.0.1.{int(node) + 1}/16 brd 127.0.255.255 scope global ib0")
 else:
     os.execv(command[0], command)
 """,
     "ray": """
 signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
 options = dict(word.partition("=")[::2] for word in words)
-ports = [int(options[name]) for name in ("--port", "--node-manager-port") if name in options]
-servers = [socket.create_server(("127.0.0.1", port), reuse_port=True) for port in ports]
+ports = [options["--node-manager-port"], *([options["--port"]] if "--head" in options else [])]
+servers = [socket.create_server((options["--node-ip-address"], int(port))) for port in ports]
 while not ended:
     time.sleep(0.01)
 """,
@@ -139,8 +140,6 @@ class Allocation:
         return [note for note in told if (note["name"], note["what"]) == (name, what)]
 
     def _environment(self) -> dict[str, str]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
         return os.environ | {
             "PATH": f"{self.folder / 'path'}:{os.environ['PATH']}",
             "STAND_IN_LOG": str(self.folder / "log"),
@@ -150,8 +149,19 @@ class Allocation:
             "SLURM_SUBMIT_DIR": str(self.folder),
             "SLURM_JOB_NODELIST": ",".join(f"node{number}" for number in range(self.nodes)),
             "CHARFLOW_BIN": str(self.folder / "bin"),
-            "CHARFLOW_RAY_PORT": str(port),
+            "CHARFLOW_RAY_PORT": str(_free_ports()),
         }
+
+
+def _free_ports() -> int:
+    """Give the first of two ports, below those that the system gives out."""
+    for port in range(10_000 + os.getpid() % 1000 * 20, 32_000, 10):
+        try:
+            with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
+                return port
+        except OSError:
+            continue
+    raise AssertionError
 
 
 def complaints(text: str, folder: Path) -> list[str]:

@@ -15,8 +15,10 @@ from tests.deploy.slurm import SCRIPT, Allocation, complaints
 
 TEXT = SCRIPT.read_text()
 # small, and slow enough to be caught in the middle
-RUN = ("gaussian", "--until", "integrate", "--set", "dataset.count=500", "--set", "trajectories.count=1200")
-RUN += ("--set", "trajectories.chunk_rows=100", "--set", "trajectories.sub_batch=1", "--set", "trajectories.steps=8")
+RUN = [
+    *("gaussian", "--until", "integrate", "--set", "dataset.count=500", "--set", "trajectories.count=1200"),
+    *("--set", "trajectories.chunk_rows=100", "--set", "trajectories.sub_batch=1", "--set", "trajectories.steps=8"),
+]
 
 
 def test_the_script_is_sound(tmp_path: Path) -> None:
@@ -25,32 +27,32 @@ def test_the_script_is_sound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong"),
+    ("right", "wrong", "told"),
     [
-        ('wait "$driver"', "wait $driver"),
-        ('kill -TERM "$driver"', 'kill -TERM "$drivr"'),
-        ("    driver=$!", "    drivers=$!"),
-        ("#SBATCH --requeue", "#SBATCH --requeu"),
-        ("#SBATCH --requeue\n", ""),
-        ("--signal=B:USR1@300", "--signal=USR1@300"),
-        ("--signal=B:USR1@300", "--signal=B:USR2@300"),
-        ("#SBATCH --open-mode", "# SBATCH --open-mode"),
-        ("--node-manager-port=", "--node-manger-port="),
-        ("--block", "--blok"),
-        ('"$bin/ray" start', '"$bin/ray" strat'),
-        ('"$bin/charflow" run', '"$bin/charflow" rnu'),
-        ("--ray ", "--rya "),
-        ('--address="$head:$port"', '--address="$head:$((port + 1))"'),
-        ('await "$head" "$port"', 'await "$head" "$prt"'),
-        ('"${nodes[@]:1}"', '"${nodes[@]:2}"'),
-        ("export RAY_AUTH_TOKEN RAY_AUTH_MODE=token", "export RAY_AUTH_MODE=token"),
-        ("trap end_ray EXIT\n", ""),
-        ("${#nodes[@]} -gt 1 ]]; then\n    make", "${#nodes[@]} -gt 1 ]]\n    make"),
+        ('wait "$driver"', "wait $driver", "SC2248"),
+        ('kill -TERM "$driver"', 'kill -TERM "$drivr"', "did you mean 'driver'"),
+        ("    driver=$!", "    drivers=$!", "drivers appears unused"),
+        ("export RAY_AUTH_TOKEN RAY_AUTH_MODE=token", "export RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN appears unused"),
+        ('await "$head" "$port"', 'await "$head" "$prt"', "prt is referenced but not assigned"),
+        ("-gt 1 ]]; then\n    make", "-gt 1 ]]\n    make", "Did you forget the 'then'"),
+        ("#SBATCH --requeue", "#SBATCH --requeu", "no --requeu "),
+        ("#SBATCH --requeue\n", "", "--requeue is missing"),
+        ("--signal=B:USR1@300", "--signal=USR1@300", "--signal must be"),
+        ("--signal=B:USR1@300", "--signal=B:USR2@300", "--signal must be"),
+        ("#SBATCH --open-mode", "# SBATCH --open-mode", "--open-mode is missing"),
+        ("--node-manager-port=", "--node-manger-port=", "No such option '--node-manger-port'"),
+        ("--block", "--blok", "No such option '--blok'"),
+        ('"$bin/ray" start', '"$bin/ray" strat', "is no command of ray"),
+        ('"$bin/charflow" run', '"$bin/charflow" rnu', "invalid choice: 'rnu'"),
+        ("--ray ", "--rya ", "unrecognized arguments: --rya"),
+        ('--address="$head:$port"', '--address="$head:$((port + 1))"', "is not where the head is"),
+        ('"${nodes[@]:1}"', '"${nodes[@]:2}"', "started 1 of 2"),
+        ("trap end_ray EXIT\n", "", "leaves processes behind"),
     ],
 )
-def test_a_slip_is_noticed(right: str, wrong: str, tmp_path: Path) -> None:
+def test_a_slip_is_noticed(right: str, wrong: str, told: str, tmp_path: Path) -> None:
     assert right in TEXT
-    assert complaints(TEXT.replace(right, wrong), tmp_path) != []
+    assert told in "; ".join(complaints(TEXT.replace(right, wrong), tmp_path))
 
 
 def test_nodes_talk_over_the_interface_that_is_asked_for(tmp_path: Path) -> None:
@@ -60,7 +62,8 @@ def test_nodes_talk_over_the_interface_that_is_asked_for(tmp_path: Path) -> None
     asked = [note["words"] for note in allocation.notes("srun") if "ip" in note["words"]]
     assert len(asked) == 2, done
     assert all(words[-3:] == ["show", "dev", "ib0"] for words in asked)
-    assert all("--node-ip-address=127.0.0.1" in note["words"] for note in allocation.notes("ray"))
+    addresses = [word for note in allocation.notes("ray") for word in note["words"] if "--node-ip-address" in word]
+    assert addresses == ["--node-ip-address=127.0.1.1", "--node-ip-address=127.0.1.2"]
 
 
 @pytest.mark.parametrize(
