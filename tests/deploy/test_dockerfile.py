@@ -75,7 +75,7 @@ def test_it_is_sound() -> None:
         ),
         ("COPY flows ", "COPY flow ", "flow is missing"),
         ("RAY_USAGE_STATS_ENABLED", "RAY_USAGE_STAT_ENABLED", "RAY_USAGE_STAT_ENABLED: is read by nobody"),
-        ('setuptools "$TORCH"', "setuptools $TORCH", "SC2086"),
+        ("--no-install-recommends ", "", "DL3015"),
         ("apt-get install --yes", "apt-get install", "DL3014"),
         ("WORKDIR /srv", "WORKDIR srv", "DL3000"),
     ],
