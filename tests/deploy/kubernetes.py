@@ -8,9 +8,10 @@ from functools import cache
 from typing import Any
 
 import kubernetes_validate
+from jsonschema import Draft202012Validator
 
 from tests.deploy import commands, environment
-from tests.deploy.files import DEPLOY, VERSION, against, documents, keys, ports_named, strings
+from tests.deploy.files import DEPLOY, VERSION, against, documents, keys, ports_named, strings, told
 from tests.deploy.pods import Names, Pod, pods
 from tests.deploy.pods import complaints as pod_complaints
 
@@ -80,6 +81,26 @@ def _core(document: Any) -> list[str]:
     except (kubernetes_validate.SchemaNotFoundError, KeyError) as error:
         return [f"no such kind: {error}"]
     return []
+
+
+def definition_complaints(definition: Any, document: Any) -> list[str]:
+    """Give what a CustomResourceDefinition says against a document, keys that it does not know among it."""
+    version = document["apiVersion"].partition("/")[2]
+    (schema,) = [each["schema"] for each in definition["spec"]["versions"] if each["name"] == version]
+    return told(Draft202012Validator(_closed(schema["openAPIV3Schema"])), document)
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(part) for key, part in schema.items()}
+    if isinstance(closed.get("properties"), dict) and closed.get("type") == "object":
+        closed.setdefault("additionalProperties", bool(closed.get("x-kubernetes-preserve-unknown-fields")))
+    if closed.get("x-kubernetes-int-or-string"):
+        return {}
+    return closed
 
 
 def _templates(spec: Any) -> Iterator[Any]:

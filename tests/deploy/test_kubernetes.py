@@ -1,11 +1,13 @@
 """k8s/: strictly valid, of one mind with each other, and slips at every depth are noticed."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy.files import Path_, at, keys, put, renamed
-from tests.deploy.kubernetes import complaints, manifests
+from tests.deploy.files import Path_, at, document, keys, put, renamed
+from tests.deploy.kubernetes import complaints, definition_complaints, manifests
 
 FILES = manifests()
 PATHS: list[Path_] = [
@@ -150,3 +152,32 @@ def test_a_wrong_value_is_noticed(path: Path_, value: Any, told: str) -> None:
 def test_a_secret_with_values_is_refused() -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"password": "x"}}
     assert "lie in no file" in complaints(FILES | {"accounts.yaml": [*FILES["accounts.yaml"], secret]})[0]
+
+
+DEFINITIONS = os.environ.get("KUBERAY_CRDS", "")
+
+
+@pytest.mark.skipif(not DEFINITIONS, reason="KUBERAY_CRDS names no folder with KubeRay's ray.io_*.yaml")
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_kuberays_own_definitions_hold(name: str) -> None:
+    (manifest,) = FILES[f"{name}.yaml"]
+    assert definition_complaints(document(Path(DEFINITIONS) / f"ray.io_{name}s.yaml"), manifest) == []
+
+
+def test_a_definition_refuses_keys_that_it_does_not_know() -> None:
+    spec = {
+        "type": "object",
+        "properties": {"replicas": {"type": "integer"}, "port": {"x-kubernetes-int-or-string": True}},
+    }
+    schema = {
+        "type": "object",
+        "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "spec": spec},
+    }
+    definition = {"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}}
+    sound = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "spec": {"replicas": 1, "port": "http"}}
+    assert definition_complaints(definition, sound) == []
+    assert (
+        "'replica' was unexpected"
+        in definition_complaints(definition, renamed(sound, ("spec", "replicas"), "replica"))[0]
+    )
+    assert definition_complaints(definition, put(sound, ("spec", "replicas"), "1")) != []
