@@ -27,6 +27,7 @@ settings.load_profile("charflow")
 
 USE_RAY = {
     "clusters of their own": (
+        "tests/deploy/test_slurm.py",
         "tests/end_to_end/test_blows.py",
         "tests/end_to_end/test_deployments.py",
         "tests/end_to_end/test_elastic.py",
