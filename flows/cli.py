@@ -23,7 +23,6 @@ from flows.display import (
     FAILED,
     INTERRUPTED,
     OUT,
-    Bars,
     print_json,
     print_run,
     print_study,
@@ -31,10 +30,11 @@ from flows.display import (
     run_json,
 )
 from flows.engines import call_flow
-from flows.progress import listening
+from flows.progress import name_run
 from flows.runs import Run, chosen_root, open_run, reopen
 from flows.stages import STEPS
 from flows.studies import MEASURED_STEPS, Study, open_study
+from flows.watching import watched
 from storage.catalog import STATUSES, Catalog
 from storage.errors import InputError, StorageError
 from tasks.executor import require_reachable
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         options = _parser().parse_args(arguments)
         logs.install(options.log)
-        logs.name_run(getattr(options, "run", ""))
+        name_run(getattr(options, "run", ""))
         signals.install()
         code = options.command(options)
     except BaseException as error:
@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         until=options.until,
         tags=options.tag,
     )
-    logs.name_run(run.record.name)
+    name_run(run.record.name)
     pending = run.pending
     if pending:
         _travel(run, options)
@@ -158,7 +158,7 @@ def _study(options: argparse.Namespace) -> int:
     elif not is_finished:
         from flows.conclude import conclude
 
-        with Bars(ERR).shown() as listener, listening(listener):
+        with watched():
             study = conclude(study)
     if options.json:
         return print_json(study.result)
@@ -189,7 +189,7 @@ def _verify(options: argparse.Namespace) -> int:
     run = holder_of_trajectories(named)
     repaired: list[int] = []
     if options.repair:
-        with Bars(ERR).shown() as listener, listening(listener):
+        with watched():
             repaired = repair(run)
     found = verify(run, is_quick=options.quick)
     result = {"chunks": found.chunks, "bad": list(found.bad), "missing": list(found.missing), "repaired": repaired}

@@ -22,7 +22,7 @@ from flows.runs import Run
 from flows.work import WORK, perform
 from storage.errors import StorageError
 from tasks.executor import Executor
-from tasks.specs import ChunkFacts
+from tasks.specs import Facts
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class _ProgressArtifact:
         self._last = time.monotonic()
         self._stopwatch = Stopwatch()
 
-    def __call__(self, done: int, total: int, words: str, _: ChunkFacts | None = None, /) -> None:
+    def __call__(self, done: int, total: int, words: str, _: Facts | None = None, /) -> None:
         now = time.monotonic()
         pace = pace_words(self._stopwatch.moved(done, total, now=now))
         if now - self._last >= _ARTIFACT_SECONDS or done >= total:

@@ -21,7 +21,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from storage.errors import StorageError
 from storage.journal import read_journal
-from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec, Workers, worker_range
+from tasks.specs import GeneratorSpec, Progress, TrainingFacts, TrainingPlace, VelocitySpec, Workers, worker_range
 from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.failure import GradientError, LossError
 from tasks.training.group import Group, alone
@@ -289,12 +289,13 @@ class _Follower:
     def __init__(self, place: TrainingPlace, steps: int, progress: Progress) -> None:
         self._place, self._steps, self._progress = place, steps, progress
         self._stop = threading.Event()
-        self._known = 0  # records of the journal
+        self._known: list[dict[str, float]] = []  # records of the journal
+        self._taken = 0  # optimiser steps since this began
         follow = partial(copy_context().run, self._follow)  # whoever listens, listens in this context
         self._thread = threading.Thread(target=follow, name="follow-training", daemon=True)
 
     def __enter__(self) -> None:
-        self._known = len(self._read())  # of a training that goes on
+        self._known = self._read()  # of a training that goes on
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -315,15 +316,24 @@ class _Follower:
 
     def _tell(self) -> None:
         records = self._read()
-        if records:
-            for record in records[self._known :]:
-                facts = {name: record[name] for name in _TOLD if name in record}
-                logger.debug(
-                    "step %d of %d: loss %.4g",
-                    record["step"],
-                    self._steps,
-                    record["loss"],
-                    extra={"event": "trained", "optimiser_step": int(record["step"]), **facts},
-                )
-            self._known = len(records)  # fewer than before where a worker went back to its checkpoint
-            self._progress(int(records[-1]["step"]), self._steps, f"steps, loss {records[-1]['loss']:.4f}")
+        if not records:
+            return
+        for record in records[_common(records, self._known) :]:
+            self._taken += int(record["steps"])
+            facts = {name: record[name] for name in _TOLD if name in record}
+            logger.debug(
+                "step %d of %d: loss %.4g",
+                record["step"],
+                self._steps,
+                record["loss"],
+                extra={"event": "trained", "optimiser_step": int(record["step"]), **facts},
+            )
+        self._known, last = records, records[-1]
+        told = TrainingFacts(steps=self._taken, loss=last["loss"], wait_share=last["wait_share"])
+        self._progress(int(last["step"]), self._steps, f"steps, loss {last['loss']:.4f}", told)
+
+
+def _common(records: Sequence[object], known: Sequence[object]) -> int:
+    """Give how many records are known: after a worker went back to its checkpoint those that follow it are new."""
+    same = zip(records, known, strict=False)
+    return next((k for k, (record, other) in enumerate(same) if record != other), min(len(records), len(known)))

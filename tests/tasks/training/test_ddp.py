@@ -18,9 +18,11 @@ from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.specs import (
     DatasetSpec,
+    Facts,
     GeneratorSpec,
     InterpolantSpec,
     NetworkSpec,
+    TrainingFacts,
     TrainingPlace,
     VelocitySpec,
 )
@@ -170,21 +172,34 @@ def test_the_log_has_each_line_of_a_journal_once_and_anew_what_a_restart_trains_
     def train(*steps: int, since: int) -> None:
         with Journal(place.journal, step=since) as journal:
             for step in steps:
-                journal.append({"step": step, "loss": 1 / step, "steps_per_second": 9.0, "wait_share": 0.5})
+                record = {"step": step, "steps": 5, "loss": 1 / step, "steps_per_second": 9.0, "wait_share": 0.5}
+                journal.append(record)
 
     on_disk(place.journal).parent.mkdir(parents=True)
     train(10, since=0)  # by a command before this one
-    follower = _Follower(place, 50, lambda *_: None)
+    heard: list[tuple[int, TrainingFacts]] = []
+
+    def hear(done: int, _: int, __: str, facts: Facts | None = None, /) -> None:
+        assert isinstance(facts, TrainingFacts)
+        heard.append((done, facts))
+
+    follower = _Follower(place, 50, hear)
     with caplog.at_level(logging.DEBUG, logger="tasks.training.ddp"), follower:
         follower._tell()
-        for steps, since in (((20, 30), 10), ((), 20), ((25, 40), 20)):
+        for steps, since in (((20, 30), 10), ((), 20), ((25, 40, 45), 20), ((35, 50, 60), 25)):
             train(*steps, since=since)
             follower._tell()
             follower._tell()
     told = [record.__dict__ for record in caplog.records]
-    assert [record["optimiser_step"] for record in told] == [20, 30, 25, 40]
+    assert [record["optimiser_step"] for record in told] == [20, 30, 25, 40, 45, 35, 50, 60]
     assert {(r["event"], r["steps_per_second"], r["wait_share"]) for r in told} == {("trained", 9.0, 0.5)}
-    assert [record["loss"] for record in told] == [1 / 20, 1 / 30, 1 / 25, 1 / 40]
+    assert [record["loss"] for record in told] == [1 / record["optimiser_step"] for record in told]
+    assert [(done, facts.steps) for done, facts in heard] == [
+        (10, 0),
+        *[(done, taken) for done, taken in ((30, 10), (20, 10), (45, 25), (60, 40)) for _ in range(2)],
+        (60, 40),
+    ]
+    assert heard[-1][1] == TrainingFacts(steps=40, loss=1 / 60, wait_share=0.5)
 
 
 def test_workers_that_would_cut_a_batch_unevenly_sit_out() -> None:
