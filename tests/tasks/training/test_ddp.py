@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -114,7 +115,13 @@ def complain(request: VelocityRequest, group: Group) -> None:
     if group.rank == 0:
         raise GradientError("that of rank 1, perhaps")
     time.sleep(0.4)  # the first worker's error would be seen by then
+    sys.stderr.write("a word before\n")
     raise LossError(f"rank {group.rank} of {group.world} cannot go on")
+
+
+def die(request: VelocityRequest, group: Group) -> None:
+    sys.stderr.write("out of luck\n")
+    os._exit(7)
 
 
 def check_mean(both: Both, group: Group) -> None:
@@ -149,9 +156,20 @@ def test_trainings_that_lost_a_worker_end_with_the_same_weights(tmp_path: Path) 
 def test_a_workers_error_arrives_as_it_was_raised_and_at_once_where_it_would_come_again(tmp_path: Path) -> None:
     """Of two workers' the one that says more, though it comes later."""
     request = request_of(tmp_path, workers=2)
-    with pytest.raises(LossError, match="rank 1 of 2 cannot go on"):
+    with pytest.raises(LossError, match="rank 1 of 2 cannot go on") as caught:
         run_distributed(complain, request, workers=2, place=request.place, steps=30, progress=silent)
+    assert any("last lines of worker " in note and "    a word before" in note for note in caught.value.__notes__)
     assert (on_disk(request.place.folder) / "tries").read_text() == ".."
+
+
+def test_the_error_of_a_worker_that_died_takes_along_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.training.ddp.RESTARTS", 0)
+    request = request_of(tmp_path, workers=1)
+    with pytest.raises(Exception, match="died") as caught:
+        run_distributed(die, request, workers=1, place=request.place, steps=30, progress=silent)
+    assert any("last lines of worker " in note and "    out of luck" in note for note in caught.value.__notes__)
 
 
 def test_of_several_workers_errors_the_one_that_knows_most_is_told() -> None:
