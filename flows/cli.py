@@ -274,6 +274,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = add(name, command, about)
         sub.add_argument("run", metavar="RUN", help="name of the run")
+        if name == "show":
+            sub.add_argument("--watch", action="store_true", help="follow it while it works elsewhere, to its end")
         if name == "verify":
             how = sub.add_mutually_exclusive_group()
             how.add_argument("--repair", action="store_true", help="simulate bad and missing chunks anew")

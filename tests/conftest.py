@@ -30,7 +30,7 @@ USE_RAY = {
         "tests/end_to_end/test_blows.py",
         "tests/end_to_end/test_elastic.py",
         "tests/end_to_end/test_interruption.py",
-        "tests/end_to_end/test_metrics.py",
+        "tests/end_to_end/test_watched.py",
         "tests/end_to_end/test_object_store.py",
         "tests/end_to_end/test_road.py",
         "tests/end_to_end/test_study.py",

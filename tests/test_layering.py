@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
         f"storage.{name}"
         for name in (
             "catalog",
+            "journal",
             "paths",
             "specs",
             "errors",
