@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.executor import RayExecutor
+from tasks.executor import RayExecutor, _counting
 from tasks.worker_metrics import NAMES, TrainingMeter, UnitMeter
 
 Values = dict[tuple[str, tuple[str, ...]], float]
@@ -103,4 +103,22 @@ def meter_kinds(_: int) -> list[str]:
 def test_a_worker_of_ray_counts_by_rays_own_counters(cluster: RayExecutor) -> None:
     assert [receipt.rows for receipt in sorted(cluster.map(count_twice, [1, 2]), key=lambda each: each.rows)] == [1, 2]
     (kinds,) = cluster.map(meter_kinds, [0])
+    assert len(kinds) == 5
     assert set(kinds) == {"ray.util.metrics.Counter ('work',)"}
+
+
+def fail(_: int) -> None:
+    raise ValueError("bad")
+
+
+@pytest.mark.slow
+def test_every_unit_of_work_is_counted(cluster: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    values: Values = {}
+    meter = UnitMeter(Kind(values))
+    monkeypatch.setattr("tasks.executor._unit_meter", lambda: meter)
+    assert _counting(count_twice)(64) == (0, Receipt(64, 64))  # here, as in a worker
+    with pytest.raises(ValueError, match="bad"):
+        _counting(fail)(0)
+    assert values["charflow_worker_units_total", ("count_twice",)] == 1
+    assert values["charflow_worker_rows_total", ("count_twice",)] == 64
+    assert values["charflow_worker_unit_failures_total", ("fail",)] == 1
