@@ -63,6 +63,8 @@ def show(options: argparse.Namespace) -> int:
         OUT.print(f"tags: {', '.join(record.tags)}", markup=False, highlight=False)
     if record.error:
         OUT.print(f"error: {record.error}", markup=False, highlight=False)
+    if status_of(record) in ("failed", "interrupted") and (account := catalog.paths(record.name).account).is_file():
+        OUT.print(f"account: {account}", markup=False, highlight=False)
     for line in lines(found):
         OUT.print(line, markup=False, highlight=False)
     print_table(OUT, ("step", "seconds", "key", "held by", "facts"), [_step_row(record, step) for step in STEPS])

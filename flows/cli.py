@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from flows import catalog, logs, results, signals
@@ -182,6 +183,31 @@ def _load_study(study: Study, options: argparse.Namespace) -> Callable[[], None]
     )
 
 
+def _deploy(options: argparse.Namespace) -> int:
+    from flows.server import CLIENT_ENVIRONMENT
+
+    for name, value in CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # before Prefect is imported, which reads it
+    from flows.deployments import read_deployments
+
+    deployments = read_deployments(Path(options.file))
+    rows = [(f"{d.flow.name}/{d.entry.name}", d.when, d.store[1], d.entry.work_pool.name) for d in deployments]
+    if not options.check:
+        from flows.registration import register, require_server
+
+        url = require_server()
+        made = register(deployments)
+        for pool in sorted({one.pool for one in made if not one.has_worker}):
+            ERR.print(f"no worker serves {pool} yet: prefect worker start --pool {pool}", highlight=False)
+    if options.json:
+        keys = ("name", "schedule", "run", "pool")
+        server = "" if options.check else url
+        return print_json({"server": server, "deployments": [dict(zip(keys, row, strict=True)) for row in rows]})
+    print_table(OUT, ("deployment", "runs", "on run", "pool"), rows)
+    OUT.print("all is right; nothing is registered" if options.check else f"registered at {url}", highlight=False)
+    return DONE
+
+
 def _verify(options: argparse.Namespace) -> int:
     named = reopen(Catalog(chosen_root(options.root)), options.run)
     from flows.repair import holder_of_trajectories, repair, verify
@@ -244,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         if name in ("run", "study", "evaluate", "verify"):
             sub.add_argument("--log", default="", metavar="KIND", help="text or json; default $CHARFLOW_LOG, else text")
-        if name not in ("presets", "bench"):
+        if name not in ("presets", "deploy", "bench"):
             sub.add_argument(
                 "--root", default="", help="folder or s3://... of runs; default $CHARFLOW_ROOT, else ./runs"
             )
@@ -262,6 +288,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--until", default=STEPS[-1], metavar="STEP", help=f"last step: {', '.join(steps)}")
     run.add_argument("--tag", action="append", default=[], metavar="T", help="kept with the run, to find it by")
     _add_catalog(add)
+    deploy = add("deploy", _deploy, "register the scheduled deployments with the Prefect server of PREFECT_API_URL")
+    deploy.add_argument("--file", default="deploy/prefect.yaml", metavar="FILE", help="default: deploy/prefect.yaml")
+    deploy.add_argument("--check", action="store_true", help="check the file and register nothing")
     bench = add("bench", _bench, "measure this machine: charflow beside its limit and its peers")
     bench.add_argument("name", metavar="NAME", nargs="?", default="", help="of the benchmark; without it: list them")
     for name, command, about in (

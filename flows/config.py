@@ -6,6 +6,7 @@ message names the key, the value and what is allowed.
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -69,14 +70,23 @@ def load_config(source: str, *, changes: Sequence[str] = ()) -> PipelineConfig:
     Raises:
         InputError: the source is unknown or no TOML, or a key or value is not allowed.
     """
-    tree = _read(source)
+    return configure(_read(source), changes=changes)
+
+
+def configure(tree: Mapping[str, Any], *, changes: Sequence[str] = ()) -> PipelineConfig:
+    """Apply ``--set`` changes to a parsed configuration, check it and give it; the tree stays as it is.
+
+    Raises:
+        InputError: a key or value is not allowed.
+    """
+    changed = deepcopy(dict(tree))
     parsed = [_parse_change(change) for change in changes]
     for path, value in parsed:
         if len(path) > 1 and path[-1] == "kind":
-            _switch_kind(tree, path[:-1], value)
+            _switch_kind(changed, path[:-1], value)
     for path, value in parsed:
-        _assign(tree, path, value)
-    return build_config(tree)
+        _assign(changed, path, value)
+    return build_config(changed)
 
 
 def build_config(tree: Tree) -> PipelineConfig:

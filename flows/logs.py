@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 KINDS = ("text", "json")
 
 _PROGRESS_SECONDS = 5.0  # between two records of how far a step is
-_OURS = ("flows", "tasks", "storage")
+PACKAGES = ("flows", "tasks", "storage")  # whose records are ours
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 _kind = ""  # until something installs one
@@ -52,7 +52,7 @@ def install(asked: str) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _silence_others()
-    for name in (*_OURS, __name__):
+    for name in (*PACKAGES, __name__):
         logging.getLogger(name).setLevel(logging.DEBUG)
     logging.captureWarnings(True)
     sys.stderr = _Lines()
@@ -135,7 +135,7 @@ class JsonFormatter(logging.Formatter):
         }
         found |= {name: value for name, value in zip(("run", "step"), worked_on(), strict=True) if value}
         found |= {"host": os.uname().nodename, "pid": record.process}
-        if record.name.partition(".")[0] in _OURS:
+        if record.name.partition(".")[0] in PACKAGES:
             taken = _OF_EVERY_RECORD | found.keys()
             facts = {name: fact for name, fact in record.__dict__.items() if name not in taken and name[0] != "_"}
             found |= {name: _plain(fact) for name, fact in facts.items()}  # those with _ are Ray's, of its own factory

@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from flows.account import account
 from flows.config import PipelineConfig, as_tree, build_config, dump_config, flatten
 from flows.lineage import inputs_of
 from flows.overlap import Simulation
 from flows.progress import about
 from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, require_tag, stage_record
-from storage.errors import IncompleteError, InputError, RunConflictError, UnknownRunError
+from storage.errors import IncompleteError, InputError, RunConflictError, StorageError, UnknownRunError
 from storage.paths import Location, RunPaths, root_location, sources_path
-from storage.progress import forget_news
+from storage.progress import Coverage, coverage, forget_news
 from storage.sizes import stored_bytes
 from storage.sources import source_digest
 from storage.specs import SourceSpec
@@ -143,15 +144,23 @@ class Run:
             versions=versions(),
         )
         forget_news(self.paths.progress)  # of the process before this one
+        self.catalog.forget_account(self.record.name)
         try:
             yield
         except Exception as error:
-            self.record = self.catalog.update(self.record, status="failed", error=f"{type(error).__name__}: {error}")
+            self._leave("failed", error)
             raise
-        except BaseException:
-            self.record = self.catalog.update(self.record, status="interrupted")
+        except BaseException as error:
+            self._leave("interrupted", error)
             raise
         self.settle()
+
+    def _leave(self, status: str, error: BaseException) -> None:
+        """Record an end that is none, with an account for whoever finds it."""
+        words, cause = (f"{type(error).__name__}: {error}", error) if status == "failed" else ("asked to stop", None)
+        self.record = self.catalog.update(self.record, status=status, error=words if cause else "")
+        text = account(self.record, left=self.pending, words=words, coverage=store_coverage(self), error=cause)
+        self.catalog.write_account(self.record.name, text)
 
     def settle_alone(self) -> None:
         """Record the status of a run that has all that was asked for.
@@ -178,6 +187,15 @@ class Run:
         if stage.key != self.keys[step] or not self.catalog.paths(stage.holder).record.exists():
             return False
         return step != "integrate" or stage.summary["count"] >= self.config.trajectories.count
+
+
+def store_coverage(run: Run) -> Coverage | None:
+    """Tell how much of a run's own store is committed; None where there is none, or none that can be asked."""
+    try:
+        return coverage(run.paths.trajectories, rows=run.config.trajectories.count)
+    except (OSError, StorageError) as error:
+        logger.debug("no coverage: %s", error)
+        return None
 
 
 def open_run(

@@ -83,7 +83,7 @@ def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
         if named or port is None:
             stack.close()
             url = str(named)
-            wait = partial(_require_answer, url)
+            wait = partial(require_answer, url)
             settings: dict[str, object] = {}
         else:
             url = f"http://127.0.0.1:{port}/api"
@@ -141,7 +141,8 @@ def _await_private_server(port: int, *, log: Path) -> None:
         raise ConnectionError(f"the private prefect server must be healthy, got status {status}: see {log}")
 
 
-def _require_answer(url: str) -> None:
+def require_answer(url: str) -> None:
+    """Raise :class:`ConnectionError` unless a Prefect API answers at this address."""
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
     except urllib.error.HTTPError as error:

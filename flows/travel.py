@@ -8,7 +8,7 @@ from types import TracebackType
 from flows import signals
 from flows.overlap import Simulation
 from flows.runs import Run
-from flows.steps import TASKS
+from flows.steps import take_step
 from flows.work import generator_place
 from storage.admissions import begin_growth, end_growth
 from tasks.executor import Executor, SerialExecutor, ray_session
@@ -72,7 +72,7 @@ def take_steps(run: Run, cluster: Cluster) -> None:
         if beside is not None and step == "integrate":
             _take_both(run, executor, beside, halted=halted)
         elif beside is None or step != "train_generator":
-            TASKS[step](step, run, executor)
+            take_step(step, run, executor)
 
 
 def _beside(run: Run, executor: Executor, *, halted: threading.Event) -> Executor | None:
@@ -95,11 +95,11 @@ def _take_both(run: Run, executor: Executor, beside: Executor, *, halted: thread
     """
     records = generator_place(run).admissions
     begin_growth(records)
-    simulate = partial(TASKS["integrate"], "integrate", run, beside)
+    simulate = partial(take_step, "integrate", run, beside)
     run.simulation = Simulation(simulate, end=partial(end_growth, records))
     run.simulation.start()
     try:
-        TASKS["train_generator"]("train_generator", run, executor)
+        take_step("train_generator", run, executor)
     except BaseException as error:
         cause = run.simulation.error  # before the end of the training makes one
         halted.set()

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -157,6 +157,15 @@ class Catalog:
     def write_config(self, run: str, text: str) -> None:
         """Keep the resolved configuration of a run, TOML."""
         write_atomic(self.paths(run).config, text.encode())
+
+    def write_account(self, run: str, text: str) -> None:
+        """Keep what went wrong with a run, Markdown; a disk that takes nothing more must not hide it."""
+        with suppress(OSError):
+            write_atomic(self.paths(run).account, text.encode())
+
+    def forget_account(self, run: str) -> None:
+        """Remove what went wrong before."""
+        self.paths(run).account.unlink(missing_ok=True)
 
     def update(self, record: RunRecord, **changes: Any) -> RunRecord:
         """Publish a changed record and give it."""

@@ -47,3 +47,7 @@ class StreamConflictError(StorageError):
 
 class HaltedError(StorageError):
     """Others ended what this waits for, or asked it to end."""
+
+
+class StepTimeoutError(StorageError):
+    """A step took longer than it may."""

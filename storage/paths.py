@@ -94,6 +94,11 @@ class RunPaths:
         return self.folder / "progress.json"
 
     @property
+    def account(self) -> Location:
+        """What went wrong when the run last failed, for people, Markdown."""
+        return self.folder / "failure.md"
+
+    @property
     def data(self) -> Location:
         """The standardised dataset, a Zarr group."""
         return self.folder / "data.zarr"

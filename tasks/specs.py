@@ -433,10 +433,12 @@ class ComputeSpec:
     gpus: int = 0
     device: str = "auto"  # auto: a GPU when there is one
     spread: bool = False  # sum a kernel's shards in Ray tasks of their own, for data larger than a worker's memory
+    timeout: float = 0.0  # seconds that a step may take; 0: any
 
     def __post_init__(self) -> None:
         require_at_least("compute.cpus", self.cpus, 0)
         require_at_least("compute.gpus", self.gpus, 0)
+        require_at_least("compute.timeout", self.timeout, 0)
         require_one_of("compute.device", self.device, DEVICE_KINDS)
 
 

@@ -28,6 +28,7 @@ settings.load_profile("charflow")
 USE_RAY = {
     "clusters of their own": (
         "tests/end_to_end/test_blows.py",
+        "tests/end_to_end/test_deployments.py",
         "tests/end_to_end/test_elastic.py",
         "tests/end_to_end/test_interruption.py",
         "tests/end_to_end/test_watched.py",

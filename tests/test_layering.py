@@ -36,6 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "flows/server.py": {"prefect", "uvicorn"},
     "flows/metrics.py": {"prometheus_client", "flows.progress", "storage.errors", "tasks.specs"},
+    "flows/registration.py": {"httpx", "prefect", "flows", "storage.errors"},
+    "flows/deployments.py": {"prefect", "pydantic", "yaml", "flows", "storage.errors"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
     "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper", "tasks.worker_logs", "tasks.worker_metrics"}
     | {"storage.errors"},

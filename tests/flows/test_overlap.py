@@ -108,7 +108,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
         "train_generator": lambda *facts: found.train(*facts),
     }
     monkeypatch.setattr(travel, "ray_session", session)
-    monkeypatch.setattr(travel, "TASKS", dict.fromkeys(STEPS, take))
+    monkeypatch.setattr(travel, "take_step", take)
     monkeypatch.setattr(work, "WORK", plays)
     return found
 

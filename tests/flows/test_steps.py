@@ -1,33 +1,48 @@
-"""What Prefect's page is told of a working step."""
+"""Which failures of a step are worth another try, and how long is waited for it."""
 
 from typing import Any
-from uuid import UUID, uuid4
 
 import pytest
+from prefect.task_engine import TaskRunTimeoutError
 
-from flows import steps
+from flows.steps import TASKS, may_pass
+from flows.work import WORK
+from storage.errors import DamagedError, InputError
 
 
-def test_the_progress_artifact_says_rate_and_time_left_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, made = 10.0, uuid4()
-    told: list[tuple[UUID, float, str]] = []
+class Ended:
+    """Stands for Prefect's state of a step that ended with an error."""
 
-    def update(*, artifact_id: UUID, progress: float, description: str) -> None:
-        told.append((artifact_id, progress, description))
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
 
-    def create(**_: Any) -> UUID:
-        return made
+    def result(self, *, raise_on_failure: bool) -> BaseException:
+        assert not raise_on_failure
+        return self._error
 
-    monkeypatch.setattr("flows.steps.time.monotonic", lambda: now)
-    monkeypatch.setattr(steps, "create_progress_artifact", create)
-    monkeypatch.setattr(steps, "update_progress_artifact", update)
-    artifact = steps._ProgressArtifact("integrate")
-    for tick in range(5):  # half a second and 50 of 1,000 apart
-        artifact(50 * tick, 1000, "trajectories")
-        now += 0.5
-    artifact(1000, 1000, "trajectories")
-    assert told == [
-        (made, 10.0, "trajectories"),
-        (made, 20.0, "trajectories, 100/s, 0:00:08 left"),
-        (made, 100.0, "trajectories, 400/s, 0:00:00 left"),
-    ]
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ConnectionError(), True),
+        (OSError("no route to host"), True),
+        (TimeoutError("an object store took too long"), True),
+        (FileNotFoundError(), False),
+        (PermissionError(), False),
+        (TaskRunTimeoutError(), False),
+        (InputError(), False),
+        (DamagedError(), False),
+        (FloatingPointError(), False),
+        (ValueError(), False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(error: BaseException, passes: bool) -> None:
+    ended: Any = Ended(error)
+    assert may_pass(TASKS["ingest"], None, ended) is passes  # type: ignore[arg-type]
+
+
+def test_every_step_waits_longer_before_each_try() -> None:
+    assert TASKS.keys() == WORK.keys()
+    for step, task in TASKS.items():
+        assert (task.name, task.retries, task.retry_delay_seconds) == (step, 3, [2, 4, 8])
+        assert task.retry_jitter_factor == 0.5

@@ -1,0 +1,53 @@
+"""What Prefect calls when a deployed flow's process is gone: a record that still says running is set right.
+
+A process that is told to stop leaves its record and account in order itself. One that was killed outright, by the
+system for its memory or by a worker whose patience ended, cannot; the worker then calls these, in its own process.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
+
+from flows.account import account
+from flows.deployed import name_of, root_of
+from flows.runs import reopen, store_coverage
+from storage.catalog import Catalog, RunRecord, is_alive
+from storage.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+def after_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Record that the flow's process ended without a word."""
+    _settle(flow_run, "failed", f"the process of flow run {flow_run.name} ended without a word: {state.message}")
+
+
+def after_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Record that the flow was cancelled, if its process could not, or took the end of its workers for a failure."""
+    _settle(flow_run, "interrupted", f"flow run {flow_run.name} was cancelled", mistaken=("running", "failed"))
+
+
+def _settle(flow_run: FlowRun, status: str, words: str, *, mistaken: Sequence[str] = ("running",)) -> None:
+    try:
+        catalog = Catalog(root_of(flow_run.parameters.get("root", "")))
+        record = catalog.get(name_of(flow_run.parameters.get("name")))
+        if record.status in mistaken and not _is_at_work(record):
+            settle_lost(catalog, record, status=status, words=words)
+    except StorageError as error:
+        logger.warning("the run of flow run %s is left as it is: %s", flow_run.name, error)
+
+
+def settle_lost(catalog: Catalog, record: RunRecord, *, status: str, words: str) -> None:
+    """Record how a run ended whose process is gone, with an account."""
+    record = catalog.update(record, status=status, error=words if status == "failed" else "")
+    run = reopen(catalog, record.name)
+    catalog.write_account(record.name, account(record, left=run.pending, words=words, coverage=store_coverage(run)))
+
+
+def _is_at_work(record: RunRecord) -> bool:
+    """Tell whether another process has the run; one on another host was the flow's, for Prefect says that it ended."""
+    return record.host == os.uname().nodename and is_alive(record)
