@@ -1,10 +1,11 @@
-# make demo: the whole road on real data.  make test: lint, types, tests.  Both set up .venv by themselves.
+# make demo: the whole road on real data.  make test: lint, types, tests.  make audit: known vulnerabilities of the
+# locked dependencies, where a service answers.  All set up .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-quick lint clean
+.PHONY: demo test test-quick lint audit clean
 
 demo: $(READY)
 	@$(BIN)/charflow run digits
@@ -14,6 +15,9 @@ test: lint
 
 test-quick: lint
 	@$(PYTEST) -m "not slow"
+
+audit: $(READY)
+	@$(BIN)/python -m tests.audit
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from prefect.artifacts import (
 from flows.progress import Stopwatch, pace_words
 from flows.runs import Run
 from flows.stages import STEPS
-from tasks.specs import ChunkFacts
+from tasks.specs import Facts
 
 _ARTIFACT_SECONDS = 1.0  # between updates; one costs about 40 ms
 
@@ -29,7 +29,7 @@ class ProgressArtifact:
         self._last = time.monotonic()
         self._stopwatch = Stopwatch()
 
-    def __call__(self, done: int, total: int, words: str, _: ChunkFacts | None = None, /) -> None:
+    def __call__(self, done: int, total: int, words: str, _: Facts | None = None, /) -> None:
         """Hear how far the step is."""
         now = time.monotonic()
         pace = pace_words(self._stopwatch.moved(done, total, now=now))

@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 from flows.comparison import compare
-from flows.display import DONE, OUT, print_json, print_metrics, print_table
+from flows.display import DONE, INTERRUPTED, OUT, print_json, print_metrics, print_table
 from flows.garbage import wishes_of
 from flows.lineage import digests_of, lineage_of, total
 from flows.runs import chosen_root, reopen
 from flows.selection import selection, status_of
 from flows.stages import STEPS
 from flows.standing import as_json, lines, standing
+from flows.watch import watch
 from storage.catalog import Catalog, RunRecord
 from storage.garbage import Garbage, clear_garbage, find_garbage
 
@@ -41,15 +42,22 @@ def _run_row(record: RunRecord) -> tuple[str, ...]:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Tell all of one run: steps, progress, facts, where it comes from, what it took, metrics."""
+    """Tell all of one run: steps, progress, facts, where it comes from, what it took, metrics; or watch it to its end.
+
+    With both ``--watch`` and ``--json`` the one object is of the run's end.
+    """
     catalog = Catalog(chosen_root(options.root))
+    code = watch(catalog, options.run, is_quiet=options.json) if options.watch else DONE
+    if options.watch and (not options.json or code == INTERRUPTED):
+        return code
     record = catalog.get(options.run)
     folder = catalog.paths(record.name).folder
     found, lineage = standing(catalog, record), lineage_of(catalog, record)
     if options.json:
         more = {"status": status_of(record), "path": str(folder), "progress": as_json(found)}
         sums = {name: total(lineage, name) for name in ("core_hours", "bytes")}
-        return print_json(asdict(record) | more | {"digests": digests_of(record), "lineage": lineage} | sums)
+        print_json(asdict(record) | more | {"digests": digests_of(record), "lineage": lineage} | sums)
+        return code
     OUT.print(f"{record.name}: {status_of(record)}, made from {record.config}, {folder}", highlight=False)
     if record.tags:
         OUT.print(f"tags: {', '.join(record.tags)}", markup=False, highlight=False)

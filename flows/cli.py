@@ -24,7 +24,6 @@ from flows.display import (
     FAILED,
     INTERRUPTED,
     OUT,
-    Bars,
     print_json,
     print_run,
     print_study,
@@ -32,10 +31,11 @@ from flows.display import (
     run_json,
 )
 from flows.engines import call_flow
-from flows.progress import listening
+from flows.progress import name_run
 from flows.runs import Run, chosen_root, open_run, reopen
 from flows.stages import STEPS
 from flows.studies import MEASURED_STEPS, Study, open_study
+from flows.watching import watched
 from storage.catalog import STATUSES, Catalog
 from storage.errors import InputError, StorageError
 from tasks.executor import require_reachable
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         options = _parser().parse_args(arguments)
         logs.install(options.log)
-        logs.name_run(getattr(options, "run", ""))
+        name_run(getattr(options, "run", ""))
         signals.install()
         code = options.command(options)
     except BaseException as error:
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
         until=options.until,
         tags=options.tag,
     )
-    logs.name_run(run.record.name)
+    name_run(run.record.name)
     pending = run.pending
     if pending:
         _travel(run, options)
@@ -159,7 +159,7 @@ def _study(options: argparse.Namespace) -> int:
     elif not is_finished:
         from flows.conclude import conclude
 
-        with Bars(ERR).shown() as listener, listening(listener):
+        with watched():
             study = conclude(study)
     if options.json:
         return print_json(study.result)
@@ -215,7 +215,7 @@ def _verify(options: argparse.Namespace) -> int:
     run = holder_of_trajectories(named)
     repaired: list[int] = []
     if options.repair:
-        with Bars(ERR).shown() as listener, listening(listener):
+        with watched():
             repaired = repair(run)
     found = verify(run, is_quick=options.quick)
     result = {"chunks": found.chunks, "bad": list(found.bad), "missing": list(found.missing), "repaired": repaired}
@@ -303,6 +303,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = add(name, command, about)
         sub.add_argument("run", metavar="RUN", help="name of the run")
+        if name == "show":
+            sub.add_argument("--watch", action="store_true", help="follow it while it works elsewhere, to its end")
         if name == "verify":
             how = sub.add_mutually_exclusive_group()
             how.add_argument("--repair", action="store_true", help="simulate bad and missing chunks anew")

@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from flows.config import dump_config
-from flows.logs import told
 from flows.members import Member, has_exact_flow
-from flows.progress import current_listener
+from flows.progress import told
 from flows.runs import versions
 from flows.stages import STEPS
 from flows.studies import Study
@@ -31,15 +30,8 @@ def conclude(study: Study) -> Study:
         seeds={"seed": first.seed, "evaluation.seed": first.evaluation.seed},
         report=study.page.parent,
     )
-    listener = current_listener()
-    listener.began("measure")
-    with told("measure") as log:
-
-        def tell(done: int, total: int, words: str, _: object = None, /) -> None:
-            listener.moved("measure", done, total, words)
-            log.moved(done, total, words)
-
-        result = measure_study(request, progress=tell)
+    with told("measure") as telling:
+        result = measure_study(request, progress=telling)
     return replace(study, record=finish_study(study.catalog.root, study.record, key=study.key, result=result))
 
 

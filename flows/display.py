@@ -1,19 +1,21 @@
 """What a person sees: a bar for each working step, tables at the end."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.logs import is_json
-from flows.progress import Listener, Silence, Stopwatch, rate_words
+from flows.logs import StepLog, is_json
+from flows.progress import Listener, Stopwatch, rate_words
 from flows.runs import Run
 from flows.sweep import short_keys
 from storage.catalog import RunRecord
+from tasks.specs import Facts
 
 OUT = Console(soft_wrap=True)
 ERR = Console(stderr=True, soft_wrap=True)
@@ -26,7 +28,7 @@ _MOST_BARS = 12  # at once; earlier ones make room
 
 
 class Bars:
-    """A live bar a step on a terminal; a line at the start and end of a step elsewhere; nothing beside a JSON log."""
+    """A live bar a step on a terminal; elsewhere a line at its start and end, or the log that is asked for."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -45,7 +47,7 @@ class Bars:
     def shown(self) -> Iterator[Listener]:
         """Draw while inside."""
         if is_json():
-            yield Silence()
+            yield StepLog()
             return
         if not self._console.is_terminal:
             yield self
@@ -63,7 +65,7 @@ class Bars:
             self._bars.update(task.id, visible=False)
         self._working[step] = self._bars.add_task(step, total=None, count="", rate="", words=""), Stopwatch()
 
-    def moved(self, step: str, done: int, total: int, words: str) -> None:
+    def moved(self, step: str, done: int, total: int, words: str, facts: Facts | None = None) -> None:
         """Move the step's bar."""
         if step not in self._working:
             return
@@ -78,12 +80,50 @@ class Bars:
         else:
             self._console.print(f"{step} done in {seconds:.1f} s", highlight=False)
 
+    def failed(self, step: str, error: BaseException, *, seconds: float) -> None:
+        """Leave the step's bar where it stands; what went wrong is told in the end."""
+        if step in self._working:
+            self._bars.stop_task(self._working.pop(step)[0])
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[Listener]:
+        """Let all steps of a run move one bar, which is the run's."""
+        began = time.monotonic()
+        self.began(name)
+        yield _Member(name, self)
+        self.ended(name, seconds=time.monotonic() - began)
+
     def _fill(self, step: str) -> None:
         if step in self._working:
             bar, _ = self._working.pop(step)
             total = self._bars.tasks[bar].total or 1  # none is ever taken away, so numbers are places
             self._bars.update(bar, completed=total, total=total)
             self._bars.stop_task(bar)
+
+
+class _Member:
+    """Moves one bar of many, whatever the step; it is begun and ended elsewhere."""
+
+    def __init__(self, name: str, bars: Bars) -> None:
+        self._name = name
+        self._bars = bars
+
+    def began(self, step: str) -> None:
+        """Ignore it: the run has begun."""
+
+    def moved(self, step: str, done: int, total: int, words: str, facts: Facts | None = None) -> None:
+        """Move the run's bar."""
+        self._bars.moved(self._name, done, total, f"{step}, {words}")
+
+    def ended(self, step: str, *, seconds: float) -> None:
+        """Ignore it: the run goes on."""
+
+    def failed(self, step: str, error: BaseException, *, seconds: float) -> None:
+        """Ignore it: the run's bar stays where it is."""
+
+    def member(self, name: str) -> AbstractContextManager[Listener]:
+        """Give itself."""
+        return nullcontext(self)
 
 
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,16 +1,14 @@
-"""A command's flow, called under a Prefect API, with bars for a person to watch."""
+"""A command's flow, called under a Prefect API, with whoever is to hear of it."""
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from flows.display import Bars
-from flows.logs import told
-from flows.progress import listening
+from flows.progress import told
+from flows.watching import watched
 from storage.errors import InputError
 
 
@@ -22,21 +20,17 @@ def call_flow(load: Callable[[], Callable[[], None]], *, console: Console) -> No
     """
     from flows.server import prefect_api
 
-    with Bars(console).shown() as listener, prefect_api(_state_folder()) as wait:
-        began = time.monotonic()
-        listener.began("engines")
+    with watched(console), prefect_api(_state_folder()) as wait:
         with told("engines"):
             call = load()  # slow, while the server starts
             try:
                 wait()
             except ConnectionError as error:
                 raise InputError(str(error)) from error
-        listener.ended("engines", seconds=time.monotonic() - began)
 
         for name in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say, we say in one line
-        with listening(listener):
-            call()
+        call()
 
 
 def _state_folder() -> Path:

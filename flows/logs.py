@@ -1,7 +1,7 @@
 """Logs as JSON, a record a line, for whoever gathers them; ``text``, the default, is what the other modules print.
 
-What a record is about (run and step) is known here, through context variables that are set where a run is worked on and
-a step performed. Layers below give their own facts by logging's ``extra``, and know nothing of this.
+What a record is about (run and step) is known to progress.py, by what is worked on in the context. Layers below give
+their own facts by logging's ``extra``, and know nothing of this.
 """
 
 import io
@@ -12,14 +12,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.progress import Stopwatch
+from flows.progress import Listener, Stopwatch, worked_on
 from storage.errors import InputError
+from tasks.specs import Facts
 
 logger = logging.getLogger(__name__)
 
@@ -27,105 +26,96 @@ KINDS = ("text", "json")
 
 _PROGRESS_SECONDS = 5.0  # between two records of how far a step is
 PACKAGES = ("flows", "tasks", "storage")  # whose records are ours
-_RUN: ContextVar[str] = ContextVar("charflow_run", default="")
-_STEP: ContextVar[str] = ContextVar("charflow_step", default="")
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
-_is_json = False
+_kind = ""  # until something installs one
 
 
 def install(asked: str) -> None:
-    """Log in this process, which runs one command, as ``--log`` asks, else as the environment does.
+    """Log in this process, which runs one command or one flow, as ``--log`` asks, else as the environment does.
 
     As JSON, standard error belongs to the log: what anyone else writes there becomes records of a logger ``stderr``.
 
     Raises:
         InputError: there is no such kind.
     """
-    global _is_json
+    global _kind
     key, kind = ("--log", asked) if asked else ("CHARFLOW_LOG", os.environ.get("CHARFLOW_LOG") or "text")
     if kind not in KINDS:
         raise InputError(f"{key} must be one of {', '.join(KINDS)}, got {kind!r}")
-    _is_json = kind == "json"
-    if not _is_json:
+    _kind = kind
+    if kind == "text":
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
         logger.setLevel(logging.CRITICAL)  # bars and lines tell of steps
         return
     handler = JsonHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    _silence_others()
     for name in (*PACKAGES, __name__):
         logging.getLogger(name).setLevel(logging.DEBUG)
     logging.captureWarnings(True)
     sys.stderr = _Lines()
 
 
+def is_installed() -> bool:
+    """Tell whether this process logs already as it was asked to."""
+    return _kind != ""
+
+
 def is_json() -> bool:
     """Tell whether records go out as JSON, so that nothing else may go to standard error."""
-    return _is_json
+    return _kind == "json"
 
 
-@contextmanager
-def about(*, run: str = "", step: str = "") -> Iterator[None]:
-    """Let records that are made inside know their run and step; what is empty stays as it is outside."""
-    tokens = [(variable, variable.set(name)) for variable, name in ((_RUN, run), (_STEP, step)) if name]
-    try:
-        yield
-    finally:
-        for variable, token in tokens:
-            variable.reset(token)
-
-
-def name_run(run: str) -> None:
-    """Let records of this command know its run to the very end, which tells what went wrong."""
-    _RUN.set(run)
+def _silence_others() -> None:
+    """Let loggers that write to standard error themselves, as those of a Prefect worker's flow do, pass records on."""
+    for other in [found for found in logging.Logger.manager.loggerDict.values() if isinstance(found, logging.Logger)]:
+        for handler in list(other.handlers):
+            if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stderr, sys.__stderr__):
+                other.removeHandler(handler)
+                other.propagate = True
 
 
 class StepLog:
-    """What is logged of a step while it works."""
+    """Logs what steps tell: begin, end, and every few seconds how far they are."""
 
-    def __init__(self, step: str) -> None:
-        self.seconds: float | None = None  # that the step took, where it knows better than the clock here
-        self._step = step
-        self._began = self._told = time.monotonic()
-        self._stopwatch = Stopwatch()
+    def __init__(self) -> None:
+        self._working: dict[str, tuple[Stopwatch, float]] = {}  # by step, with when it was told of
 
-    def moved(self, done: int, total: int, words: str) -> None:
-        """Log how far the step is, if the last such record is old enough."""
-        now = time.monotonic()
-        rate = self._stopwatch.moved(done, total, now=now).rate
-        if now - self._told >= _PROGRESS_SECONDS:
-            self._told = now
-            facts: dict[str, Any] = {"event": "moved", "done": done, "total": total, "words": words}
-            facts |= {} if rate is None else {"rate": round(rate, 3)}
-            logger.info("%s: %d of %d %s", self._step, done, total, words, extra=facts)
-
-    def ended(self, error: BaseException | None = None) -> None:
-        """Log the end, well or not."""
-        seconds = time.monotonic() - self._began if self.seconds is None else self.seconds
-        match error:
-            case None:
-                level, event, words = logging.INFO, "ended", "done in"
-            case Exception():
-                level, event, words = logging.ERROR, "failed", "failed after"
-            case _:
-                level, event, words = logging.WARNING, "interrupted", "interrupted after"
-        facts = {"event": event, "seconds": round(seconds, 3)}
-        logger.log(level, "%s %s %.1f s", self._step, words, seconds, extra=facts, exc_info=error)
-
-
-@contextmanager
-def told(step: str, *, run: str = "") -> Iterator[StepLog]:
-    """Log the begin and the end of a step, and let records that are made inside know it and its run."""
-    with about(run=run, step=step):
+    def began(self, step: str) -> None:
+        """Log the begin."""
+        self._working[step] = Stopwatch(), time.monotonic()
         logger.info("%s ...", step, extra={"event": "began"})
-        log = StepLog(step)
-        try:
-            yield log
-        except BaseException as error:
-            log.ended(error)
-            raise
-        log.ended()
+
+    def moved(self, step: str, done: int, total: int, words: str, facts: Facts | None = None) -> None:
+        """Log how far the step is, if the last such record is old enough; its facts are in records of its own."""
+        if step not in self._working:
+            return
+        stopwatch, last = self._working[step]
+        now = time.monotonic()
+        rate = stopwatch.moved(done, total, now=now).rate
+        if now - last >= _PROGRESS_SECONDS:
+            self._working[step] = stopwatch, now
+            said: dict[str, Any] = {"event": "moved", "done": done, "total": total, "words": words}
+            said |= {} if rate is None else {"rate": round(rate, 3)}
+            logger.info("%s: %d of %d %s", step, done, total, words, extra=said)
+
+    def ended(self, step: str, *, seconds: float) -> None:
+        """Log the end."""
+        said = {"event": "ended", "seconds": round(seconds, 3)}
+        logger.info("%s done in %.1f s", step, seconds, extra=said)
+
+    def failed(self, step: str, error: BaseException, *, seconds: float) -> None:
+        """Log what ended the step."""
+        is_failure = isinstance(error, Exception)
+        level, event = (logging.ERROR, "failed") if is_failure else (logging.WARNING, "interrupted")
+        said = {"event": event, "seconds": round(seconds, 3)}
+        logger.log(level, "%s %s after %.1f s", step, event, seconds, extra=said, exc_info=error)
+
+    def member(self, name: str) -> AbstractContextManager[Listener]:
+        """Give itself: a record names its run."""
+        return nullcontext(self)
 
 
 class JsonFormatter(logging.Formatter):
@@ -143,7 +133,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        found |= {name: value for name, value in (("run", _RUN.get()), ("step", _STEP.get())) if value}
+        found |= {name: value for name, value in zip(("run", "step"), worked_on(), strict=True) if value}
         found |= {"host": os.uname().nodename, "pid": record.process}
         if record.name.partition(".")[0] in PACKAGES:
             taken = _OF_EVERY_RECORD | found.keys()

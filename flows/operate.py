@@ -15,6 +15,7 @@ from flows.repair import holder_of_trajectories, repair, verify
 from flows.runs import open_run, reopen
 from flows.slots import store_slot
 from flows.travel import travel
+from flows.watching import watched
 from storage.catalog import Catalog
 from storage.errors import DamagedError, IncompleteError, UnknownRunError
 from storage.paths import Location
@@ -27,13 +28,14 @@ _ENGINE_LOGS = ("prefect.flow_runs", "prefect.task_runs")
 
 @contextmanager
 def on_duty() -> Iterator[None]:
-    """Work for a deployment: log as the environment asks, and let an error be one line, as on the command line."""
+    """Work for a deployment: log and measure as the environment asks, and let an error be one line, as in a command."""
     logs.install("")
     for name in logs.PACKAGES:
         logging.getLogger(name).setLevel(logging.DEBUG if logs.is_json() else logging.INFO)
     for name in _ENGINE_LOGS:
         logging.getLogger(name).addFilter(_as_line)
-    yield
+    with watched():
+        yield
 
 
 def bring(ask: Asked, *, until: str) -> None:

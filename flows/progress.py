@@ -1,79 +1,95 @@
-"""How far a step is: who hears of it (whoever listens in this context, and nobody by default), and how fast it goes."""
+"""How far a step is: who hears of it (whoever listens in this context, and nobody by default), and how fast it goes.
+
+What is worked on in a context, its run and step, is known here as well, for layers below need not say it.
+"""
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
 from storage.paths import Location
 from storage.progress import News, write_news
-from tasks.specs import ChunkFacts
+from tasks.specs import ChunkFacts, Facts
 
 _NEWS_SECONDS = 1.0  # between two files for those who look; one takes a quarter of a millisecond
 _MEASURED_SECONDS = 1.0  # before a rate means anything
 
 
 class Listener(Protocol):
-    """Hears of steps while they run."""
+    """Hears of steps while they run; of which run, :func:`worked_on` tells."""
 
     def began(self, step: str) -> None:
         """A step starts to work."""
         ...
 
-    def moved(self, step: str, done: int, total: int, words: str) -> None:
-        """A step has done ``done`` of ``total``; ``words`` say of what, and how it goes."""
+    def moved(self, step: str, done: int, total: int, words: str, facts: Facts | None = None) -> None:
+        """A step has done ``done`` of ``total``; ``words`` say of what, and how it goes, ``facts`` more of some."""
         ...
 
     def ended(self, step: str, *, seconds: float) -> None:
         """A step is done."""
         ...
 
+    def failed(self, step: str, error: BaseException, *, seconds: float) -> None:
+        """A step ended by an error or an interruption, which is raised."""
+        ...
 
-class Silence:
-    """Hears nothing."""
-
-    def began(self, step: str) -> None:
-        """Ignore it."""
-
-    def moved(self, step: str, done: int, total: int, words: str) -> None:
-        """Ignore it."""
-
-    def ended(self, step: str, *, seconds: float) -> None:
-        """Ignore it."""
+    def member(self, name: str) -> AbstractContextManager["Listener"]:
+        """Give who hears of the steps of one run of many, while that is worked on."""
+        ...
 
 
-_LISTENER: ContextVar[Listener] = ContextVar("charflow_listener")
+class Listeners:
+    """Several listeners, each of which hears everything; none of them is silence."""
 
-
-class _AsOne:
-    """Tells another listener of all steps as if they were one."""
-
-    def __init__(self, name: str, listener: Listener) -> None:
-        self._name = name
-        self._listener = listener
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
 
     def began(self, step: str) -> None:
-        """Ignore it: the one has begun."""
+        """Tell all."""
+        for listener in self._listeners:
+            listener.began(step)
 
-    def moved(self, step: str, done: int, total: int, words: str) -> None:
-        """Pass it on under the one name."""
-        self._listener.moved(self._name, done, total, f"{step}, {words}")
+    def moved(self, step: str, done: int, total: int, words: str, facts: Facts | None = None) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.moved(step, done, total, words, facts)
 
     def ended(self, step: str, *, seconds: float) -> None:
-        """Ignore it: the one goes on."""
+        """Tell all."""
+        for listener in self._listeners:
+            listener.ended(step, seconds=seconds)
+
+    def failed(self, step: str, error: BaseException, *, seconds: float) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.failed(step, error, seconds=seconds)
+
+    @contextmanager
+    def member(self, name: str) -> Iterator["Listener"]:
+        """Give all of them, each as it hears of one run of many."""
+        with ExitStack() as stack:
+            yield Listeners(*(stack.enter_context(listener.member(name)) for listener in self._listeners))
 
 
-def as_one(name: str, listener: Listener) -> Listener:
-    """Give a listener by which all steps of a run move one bar of ``listener``, which begins and ends it itself."""
-    return _AsOne(name, listener)
+_SILENCE = Listeners()
+_LISTENER: ContextVar[Listener] = ContextVar("charflow_listener", default=_SILENCE)
+_RUN: ContextVar[str] = ContextVar("charflow_run", default="")
+_STEP: ContextVar[str] = ContextVar("charflow_step", default="")
 
 
 def current_listener() -> Listener:
     """Give who listens."""
-    return _LISTENER.get(_SILENCE)
+    return _LISTENER.get()
+
+
+def is_heard() -> bool:
+    """Tell whether anyone listens."""
+    return _LISTENER.get() is not _SILENCE
 
 
 @contextmanager
@@ -86,7 +102,57 @@ def listening(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-_SILENCE = Silence()
+@contextmanager
+def about(*, run: str = "", step: str = "") -> Iterator[None]:
+    """Let what is told inside be of a run and a step; what is empty stays as it is outside."""
+    tokens = [(variable, variable.set(name)) for variable, name in ((_RUN, run), (_STEP, step)) if name]
+    try:
+        yield
+    finally:
+        for variable, token in tokens:
+            variable.reset(token)
+
+
+def name_run(run: str) -> None:
+    """Let what this command tells be of a run to the very end, which tells what went wrong."""
+    _RUN.set(run)
+
+
+def worked_on() -> tuple[str, str]:
+    """Give the run and the step that are worked on in this context, empty where there is none."""
+    return _RUN.get(), _STEP.get()
+
+
+class Telling:
+    """Passes on how far a step is."""
+
+    def __init__(self, step: str, listener: Listener) -> None:
+        self.seconds: float | None = None  # that the step took, where it knows better than the clock here
+        self._step, self._listener = step, listener
+        self._began = time.monotonic()
+
+    def __call__(self, done: int, total: int, words: str, facts: Facts | None = None, /) -> None:
+        """Hear how far the step is."""
+        self._listener.moved(self._step, done, total, words, facts)
+
+    def took(self) -> float:
+        """Give the seconds that the step took so far."""
+        return time.monotonic() - self._began if self.seconds is None else self.seconds
+
+
+@contextmanager
+def told(step: str, *, run: str = "") -> Iterator[Telling]:
+    """Tell whoever listens of a step's begin and its end, and give what tells of its progress."""
+    listener = current_listener()
+    with about(run=run, step=step):
+        listener.began(step)
+        telling = Telling(step, listener)
+        try:
+            yield telling
+        except BaseException as error:
+            listener.failed(step, error, seconds=telling.took())
+            raise
+        listener.ended(step, seconds=telling.took())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,22 +201,22 @@ class ProgressFile:
         self._written = time.monotonic()
         self._write(0, 0, "", Pace(rate=None, seconds_left=None), None)
 
-    def __call__(self, done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
+    def __call__(self, done: int, total: int, words: str, facts: Facts | None = None, /) -> None:
         """Hear how far the step is."""
         now = time.monotonic()
         pace = self._stopwatch.moved(done, total, now=now)
         if now - self._written >= _NEWS_SECONDS or done >= total:
             self._written = now
-            self._write(done, total, words, pace, chunks)
+            self._write(done, total, words, pace, facts)
 
-    def _write(self, done: int, total: int, words: str, pace: Pace, chunks: ChunkFacts | None) -> None:
-        news = News(
-            step=self._step,
-            done=done,
-            total=total,
-            words=words,
-            **asdict(pace),
-            told=time.time(),
-            **(asdict(chunks) if chunks else {}),
-        )
+    def _write(self, done: int, total: int, words: str, pace: Pace, facts: Facts | None) -> None:
+        news = News(step=self._step, done=done, total=total, words=words, **asdict(pace), told=time.time())
+        if isinstance(facts, ChunkFacts):
+            news = replace(
+                news,
+                bytes=facts.bytes,
+                slowest_chunk=facts.slowest_chunk,
+                slowest_seconds=facts.slowest_seconds,
+                again=facts.again,
+            )
         write_news(self._path, news)

@@ -2,13 +2,17 @@
 
 from contextlib import ExitStack
 
-from flows.logs import StepLog, told
-from flows.progress import current_listener
+from flows.progress import told
 from flows.runs import Run, reopen
 from flows.work import integrate_request
 from storage.errors import InputError
 from tasks.executor import Executor, SerialExecutor, ray_session
 from tasks.integrate import Verification, check_store, repair_store, verify_store
+from tasks.specs import Progress
+
+
+def _untold(*_: object) -> None:
+    """Tell nobody: nothing is done."""
 
 
 def holder_of_trajectories(run: Run) -> Run:
@@ -39,22 +43,14 @@ def repair(run: Run) -> list[int]:
     if "fit_velocity" not in run.record.steps:
         raise InputError(f"run {run.record.name!r} has no velocity to repair with; run it until integrate first")
     request = integrate_request(run)
-    listener = current_listener()
-    log: StepLog | None = None
-
-    def tell(done: int, total: int, words: str, _: object = None, /) -> None:
-        listener.moved("integrate", done, total, words)
-        if log is not None:
-            log.moved(done, total, words)
-
     with ExitStack() as stack:
         stack.enter_context(run.catalog.held(run.record.name))
         found = check_store(request)
         bad = sorted({*found.bad, *found.missing})
         executor: Executor = SerialExecutor()
+        progress: Progress = _untold
         if bad:
-            listener.began("integrate")
-            log = stack.enter_context(told("integrate", run=run.record.name))
+            progress = stack.enter_context(told("integrate", run=run.record.name))
             executor = stack.enter_context(ray_session(run.config.compute))
-        repair_store(request, found, executor=executor, progress=tell)
+        repair_store(request, found, executor=executor, progress=progress)
     return bad

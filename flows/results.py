@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.display import DONE, ERR, OUT, Bars, print_json, print_metrics, run_json
-from flows.progress import listening
 from flows.runs import chosen_root, reopen
+from flows.watching import watched
 from storage.catalog import Catalog, RunRecord
 from storage.errors import InputError, StorageError
 from storage.paths import Location
@@ -65,7 +65,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from flows.work import perform
     from tasks.executor import SerialExecutor
 
-    with Bars(ERR).shown() as listener, listening(listener), run.in_progress():
+    with watched(), run.in_progress():
         perform("evaluate", run, SerialExecutor(), progress=lambda *_: None)
     if options.json:
         return print_json(run_json(run, run.record, ("evaluate",)))

@@ -15,8 +15,8 @@ from typing import Any
 from flows.account import account
 from flows.config import PipelineConfig, as_tree, build_config, dump_config, flatten
 from flows.lineage import inputs_of
-from flows.logs import about
 from flows.overlap import Simulation
+from flows.progress import about
 from flows.stages import STEPS, run_identity, stage_keys
 from storage.catalog import Catalog, RunRecord, StageRecord, is_alive, require_tag, stage_record
 from storage.errors import IncompleteError, InputError, RunConflictError, StorageError, UnknownRunError

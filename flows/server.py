@@ -11,6 +11,7 @@ import fcntl
 import http.client
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -147,10 +148,11 @@ def require_answer(url: str) -> None:
     except urllib.error.HTTPError as error:
         error.close()  # an answer all the same: whether we may use the server is the client's affair
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
+        shown = re.sub(r"//[^/]*@", "//...@", url)  # without a password, which the reason may repeat
+        reason = getattr(error, "reason", error) if shown == url else type(error).__name__
         raise ConnectionError(
-            f"PREFECT_API_URL must name a server that answers, got {url!r} ({reason}): start that server or unset it"
-        ) from error
+            f"PREFECT_API_URL must name a server that answers, got {shown!r} ({reason}): start that server or unset it"
+        ) from None
 
 
 def _end_with(driver: int) -> None:

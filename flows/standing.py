@@ -60,9 +60,14 @@ def lines(found: Standing | None) -> Iterator[str]:
         yield f"trajectories: {found.coverage.committed:,} of {found.coverage.chunks:,} chunks are committed"
 
 
-def _told(news: News, found: Standing) -> str:
+def news_words(news: News, *, is_at_work: bool) -> str:
     """Give the news in a line; what is stopped goes at no pace."""
     done = f"{news.done:,} of {news.total:,} {news.words}" if news.total else ""
-    pace = pace_words(Pace(rate=news.rate, seconds_left=news.seconds_left)) if found.is_at_work else ""
-    age = f"told {timedelta(seconds=round(found.age_seconds))} ago"
-    return f"{news.step}: {', '.join(part for part in (done, pace, age) if part)}"
+    pace = pace_words(Pace(rate=news.rate, seconds_left=news.seconds_left)) if is_at_work else ""
+    told = ", ".join(part for part in (done, pace) if part)
+    return f"{news.step}: {told}" if told else news.step
+
+
+def _told(news: News, found: Standing) -> str:
+    told, age = news_words(news, is_at_work=found.is_at_work), timedelta(seconds=round(found.age_seconds))
+    return f"{told}, told {age} ago" if news.total else f"{told}: told {age} ago"

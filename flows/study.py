@@ -3,14 +3,13 @@
 Prefect loads this file by its path as a module named ``study``, so it holds the flow alone.
 """
 
-import time
 from collections.abc import Sequence
 
 from prefect import flow
 
 from flows import signals
 from flows.conclude import conclude
-from flows.progress import as_one, current_listener, listening
+from flows.progress import current_listener, listening
 from flows.studies import open_study
 from flows.travel import Cluster, take_steps
 from storage.paths import root_location
@@ -38,13 +37,11 @@ def study(
         until: the last step of each point.
     """
     found = open_study(source, sweeps=sweeps, changes=changes, root=root_location(root), name=name, until=until)
-    listener = current_listener()
     with signals.kept(), Cluster(found.compute) as cluster:
         for member in found.pending:
-            began, label = time.monotonic(), member.name.removeprefix(f"{found.name}-")
-            listener.began(label)
-            run = found.claim(member)
-            with listening(as_one(label, listener)), run.in_progress():
-                take_steps(run, cluster)
-            listener.ended(label, seconds=time.monotonic() - began)
+            label = member.name.removeprefix(f"{found.name}-")
+            with current_listener().member(label) as listener, listening(listener):
+                run = found.claim(member)
+                with run.in_progress():
+                    take_steps(run, cluster)
     conclude(found)

@@ -6,51 +6,44 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from flows.config import dump_config
-from flows.logs import StepLog, told
-from flows.progress import ProgressFile, current_listener
+from flows.progress import ProgressFile, Telling, told
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
 from tasks.executor import Executor, own_cpus
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate, open_planned, require_planned
-from tasks.specs import ChunkFacts, Progress, ReportFacts, TrainingPlace, worker_range
+from tasks.specs import Facts, Progress, ReportFacts, TrainingPlace, worker_range
 from tasks.train_generator import GeneratorRequest, train_generator
 
 Work = Callable[[Run, Executor, Progress], Any]
 
 
 def perform(step: str, run: Run, executor: Executor, *, progress: Progress) -> Any:
-    """Do one step, record it, tell the listener and the log, and give the step's summary."""
-    with told(step, run=run.record.name) as log:
-        return _perform(step, run, executor, progress=progress, log=log)
+    """Do one step, record it, tell whoever listens, and give the step's summary."""
+    with told(step, run=run.record.name) as telling:
+        return _perform(step, run, executor, progress=progress, telling=telling)
 
 
-def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, log: StepLog) -> Any:
-    listener = current_listener()
-    listener.began(step)
+def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, telling: Telling) -> Any:
     # of two steps at once the training has the file: of chunks the ledger tells, too
     is_beside = run.simulation is not None and step == "integrate"
-    kept = None if is_beside else ProgressFile(run.paths.progress, step)
+    hearing = [telling, progress, *([] if is_beside else [ProgressFile(run.paths.progress, step)])]
     began = time.monotonic()
 
-    def tell(done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
-        listener.moved(step, done, total, words)
-        log.moved(done, total, words)
-        if kept is not None:
-            kept(done, total, words, chunks)
-        progress(done, total, words, chunks)
+    def tell(done: int, total: int, words: str, facts: Facts | None = None, /) -> None:
+        for hear in hearing:
+            hear(done, total, words, facts)
 
     summary = WORK[step](run, executor, tell)
     if run.simulation is not None and step == "train_generator":
         run.simulation.require_done()
         began = max(began, run.simulation.ended)  # so that seconds of both at once are counted once
-    seconds = log.seconds = time.monotonic() - began
+    seconds = telling.seconds = time.monotonic() - began
     facts = asdict(summary)
     if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]
     run.finish(step, seconds=seconds, summary=facts, cores=cores_of(step, run, executor))
-    listener.ended(step, seconds=seconds)
     return summary
 
 

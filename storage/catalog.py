@@ -261,6 +261,11 @@ def _read(path: Location) -> RunRecord:
         content = json.loads(path.read_bytes())
         require_known_version(path, content["version"])
         steps = {step: StageRecord(**stage) for step, stage in content.pop("steps").items()}
-        return RunRecord(steps=steps, **content | {"tags": tuple(content.get("tags", ()))})
+        found = RunRecord(steps=steps, **content | {"tags": tuple(content.get("tags", ()))})
+        names = [found.name, *(stage.holder for stage in steps.values())]
+        is_safe = all(map(is_name, names))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path} is no run's record; restore it, or delete the run") from error
+    if not is_safe:  # places are joined of these names, and written to
+        raise DamagedError(f"{path} names what cannot be a run's folder; restore it, or delete the run")
+    return found

@@ -303,7 +303,8 @@ class DataStore:
             self._node = NodeFiles(path)
         except FileNotFoundError as error:
             raise IncompleteError(f"{path} is missing; run the ingest step first") from error
-        group = zarr.open_group(self._node.folder, mode="r")
+        # no older format, in which a store can name pickle as its codec
+        group = zarr.open_group(self._node.folder, mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(group.attrs)
         if "digest" not in attributes:
             raise IncompleteError(f"{path} is half ingested; run the ingest step again")

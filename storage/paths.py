@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from storage.errors import DamagedError
 from storage.remote import AT_ONCE, RemotePath, at_once, is_address, remote_path
 
 Item = TypeVar("Item")
@@ -43,7 +44,13 @@ def relative(place: Location, *, start: Location) -> str:
 
 
 def follow(start: Location, way: str) -> Location:
-    """Give the place to which a way leads from a folder."""
+    """Give the place to which a way leads from a folder of a run.
+
+    Raises:
+        DamagedError: it leads out of the root.
+    """
+    if way.startswith("/") or posixpath.normpath(way).startswith("../../.."):
+        raise DamagedError(f"{start} names {way!r}, which is not under its root; restore it, or make it anew")
     if isinstance(start, RemotePath):
         return RemotePath(start.bucket, posixpath.normpath(f"/{start.key}/{way}").lstrip("/"))
     return Path(os.path.normpath(start / way))

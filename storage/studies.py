@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from storage.atomic import create_exclusive, write_atomic
+from storage.catalog import is_name
 from storage.errors import DamagedError, InputError
 from storage.paths import Location, RunPaths
 from storage.records import pretty, require_known_version
@@ -66,6 +67,9 @@ def _read(path: Location) -> StudyRecord:
     try:
         content = json.loads(path.read_bytes())
         require_known_version(path, content["version"])
-        return StudyRecord(**content)
+        found = StudyRecord(**content)
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path} is no study's record; delete it, and run the study again") from error
+    if not is_name(str(found.name)):
+        raise DamagedError(f"{path} names what cannot be a study's folder; delete it, and run the study again")
+    return found

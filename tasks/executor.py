@@ -17,13 +17,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from storage.errors import HaltedError, InputError
 from tasks.reaper import birth_certificates, descendants, kill_all, reaping
 from tasks.specs import ComputeSpec
+from tasks.worker_logs import News, WorkerLog, dead_workers, note_of
+from tasks.worker_metrics import UnitMeter
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ STRAGGLER_SECONDS = 10.0  # that an item may take at least
 _REMEMBERED = 1000  # items, for the median
 _FAR_LONGER = 3.0  # and times the median of those before it
 _CONNECT_SECONDS = 5.0
-_PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves
+_PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves, and for its news of one that died
+_LATELY_SECONDS = 600.0  # before a failure, in which a worker that caused it wrote
 _OBJECT_STORE_BYTES = 128 * 2**20
 
 
@@ -248,16 +251,63 @@ class _Flight(Generic[Item]):
 
 
 def _counting(function: Callable[[Item], Result]) -> Callable[[Item], tuple[int, Result]]:
-    """Give a Ray task that also tells how many workers were lost over its item."""
+    """Give a Ray task that also tells how many workers were lost over its item, and measures itself."""
 
     @wraps(function)
     def attempt(item: Item) -> tuple[int, Result]:
         from ray._private import worker  # Ray tells it nowhere else
 
         core: Any = worker.global_worker
-        return core.core_worker.get_current_task_attempt_number(), function(item)
+        began, meter = time.monotonic(), _unit_meter()
+        try:
+            with own_log_noted():
+                result = function(item)
+        except Exception:
+            meter.failed(function.__name__)
+            raise
+        meter.done(function.__name__, result, seconds=time.monotonic() - began)
+        return core.core_worker.get_current_task_attempt_number(), result
 
     return attempt
+
+
+@lru_cache(maxsize=1)
+def _unit_meter() -> UnitMeter:
+    from ray.util.metrics import Counter
+
+    return UnitMeter(Counter)
+
+
+@contextmanager
+def own_log_noted() -> Iterator[None]:
+    """In a worker, let an error that is raised inside take the last lines of the worker's log along, as a note."""
+    try:
+        yield
+    except Exception as error:
+        from ray._private import worker  # Ray tells it nowhere else
+
+        ours: Any = worker.global_worker
+        files = (ours.get_err_file_path(), ours.get_out_file_path())
+        log = WorkerLog(pid=os.getpid(), host=os.uname().nodename, files=files)
+        if note := note_of(log):
+            error.add_note(note)
+        raise
+
+
+def note_lost_workers(error: BaseException) -> None:
+    """Let an error that the loss of a worker caused take along, as notes, what is known of those that died lately."""
+    import ray
+    from ray._private import worker  # Ray tells it nowhere else
+
+    node: Any = worker.global_worker.node
+    logs, here = Path(node.get_logs_dir_path()), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not (lost := dead_workers(logs, host=here, since=time.time() - _LATELY_SECONDS)):
+        if any(log.host != here for log in _ELSEWHERE) or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    for log in (*lost, *(log for log in _ELSEWHERE if log.host != here)):
+        error.add_note(note_of(log, is_here=log.host == here, folder=logs))
 
 
 @dataclass(eq=False)
@@ -295,7 +345,8 @@ def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as stack:
         stack.callback(_restore, handlers)
-        stack.enter_context(redirect_stdout(sys.stderr))
+        _ELSEWHERE.clear()
+        stack.enter_context(redirect_stdout(News(sys.stderr, _ELSEWHERE)))
         if compute.address:
             stack.callback(ray.shutdown)
             _attach(ray, compute.address)
@@ -326,6 +377,7 @@ def require_reachable(address: str) -> None:
 
 
 _END: Any = object()
+_ELSEWHERE: deque[WorkerLog] = deque(maxlen=3)  # workers whose end Ray told of lastly, on any host
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first is raised; Ray would print the others, whole, as they are let go
@@ -413,6 +465,9 @@ def _get(reference: Any) -> Any:
             raise
         cause.add_note(str(error))  # the worker's traceback, for whoever looks deeper
         raise cause from None
+    except ray.exceptions.RayError as error:
+        note_lost_workers(error)
+        raise
 
 
 def _restore(handlers: dict[signal.Signals, Any]) -> None:

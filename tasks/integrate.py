@@ -295,6 +295,7 @@ def _follow(receipts: Iterable[Commit], made: Made, *, rows: int, known: Commit 
             slowest_chunk=made.slowest.chunk,
             slowest_seconds=made.slowest.seconds,
             again=tuple(sorted(made.again)),
+            worker_host=receipt.host,
         )
         progress(made.rows, rows, _words(facts), facts)
 

@@ -44,12 +44,25 @@ class ChunkFacts:
     slowest_chunk: int
     slowest_seconds: float
     again: tuple[int, ...]  # given to a worker more than once: the first was lost, or too slow
+    worker_host: str = ""  # that made the newest of them; each is told of once
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """What is known of a network's training."""
+
+    steps: int  # optimiser steps that were taken while this was followed: steps of before do not count
+    loss: float  # mean since the last that was told
+    wait_share: float  # of the time, for batches
+
+
+Facts = ChunkFacts | TrainingFacts
 
 
 class Progress(Protocol):
-    """Is told now and then how far a step is: done, total, a few words on how it goes, and of chunks a bit more."""
+    """Is told now and then how far a step is: done, total, a few words on how it goes, and of some steps a bit more."""
 
-    def __call__(self, done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
+    def __call__(self, done: int, total: int, words: str, facts: Facts | None = None, /) -> None:
         """Hear it."""
         ...
 

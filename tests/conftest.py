@@ -32,6 +32,7 @@ USE_RAY = {
         "tests/end_to_end/test_deployments.py",
         "tests/end_to_end/test_elastic.py",
         "tests/end_to_end/test_interruption.py",
+        "tests/end_to_end/test_watched.py",
         "tests/end_to_end/test_object_store.py",
         "tests/end_to_end/test_road.py",
         "tests/end_to_end/test_study.py",
@@ -40,6 +41,8 @@ USE_RAY = {
         "tests/tasks/test_executor.py",
         "tests/tasks/test_fit_kernel.py",
         "tests/tasks/test_ray_data.py",
+        "tests/tasks/test_worker_logs.py",
+        "tests/tasks/test_worker_metrics.py",
         "tests/tasks/training/test_ddp.py",
     ),
 }

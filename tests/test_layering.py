@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
         f"storage.{name}"
         for name in (
             "catalog",
+            "journal",
             "paths",
             "specs",
             "errors",
@@ -34,10 +35,14 @@ ALLOWED: dict[str, set[str]] = {
         )
     },
     "flows/server.py": {"prefect", "uvicorn"},
+    "flows/metrics.py": {"prometheus_client", "flows.progress", "storage.errors", "tasks.specs"},
     "flows/registration.py": {"httpx", "prefect", "flows", "storage.errors"},
     "flows/deployments.py": {"prefect", "pydantic", "yaml", "flows", "storage.errors"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
-    "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper", "storage.errors"},
+    "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper", "tasks.worker_logs", "tasks.worker_metrics"}
+    | {"storage.errors"},
+    "tasks/worker_logs.py": set(),
+    "tasks/worker_metrics.py": set(),
     "tasks/reaper.py": set(),
     "tasks/ray_data.py": {"ray", "numpy", "storage"},
     "tasks/specs.py": {"storage.paths", "tasks.checks", "tasks.saving"},

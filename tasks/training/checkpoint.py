@@ -11,6 +11,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from storage.checkpoints import Checkpoint, CheckpointFolder
+from storage.errors import DamagedError
 from tasks.training.loop import TrainingState
 
 
@@ -55,9 +56,22 @@ class CheckpointWriter:
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Bring a freshly begun state to a checkpoint, on the device that it is on, whichever that was written on."""
+    """Bring a freshly begun state to a checkpoint, on the device that it is on, whichever that was written on.
+
+    Raises:
+        DamagedError: it holds other things than tensors and numbers, and may be code; none of it is run.
+    """
     device = next(state.model.parameters()).device
-    state.load_state_dict(torch.load(io.BytesIO(checkpoint.payload), map_location=device, weights_only=True))
+    try:
+        found = torch.load(io.BytesIO(checkpoint.payload), map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a file that is no checkpoint makes the reader raise
+        raise DamagedError(
+            f"the checkpoint of step {checkpoint.step} is none of tensors and numbers ({type(error).__name__}); "
+            "restore it, or delete the checkpoints to train anew"
+        ) from error
+    state.load_state_dict(found)
 
 
 def weights_to_bytes(weights: dict[str, Tensor]) -> bytes:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,10 +22,12 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from storage.errors import StorageError
 from storage.journal import read_journal
-from tasks.specs import GeneratorSpec, Progress, TrainingPlace, VelocitySpec, Workers, worker_range
+from tasks.executor import note_lost_workers, own_log_noted
+from tasks.specs import GeneratorSpec, Progress, TrainingFacts, TrainingPlace, VelocitySpec, Workers, worker_range
 from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.failure import GradientError, LossError
 from tasks.training.group import Group, alone
+from tasks.worker_metrics import TrainingMeter
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +201,9 @@ def _trainer_class() -> Any:
 
 def _run(trainer: Any) -> None:
     """Fit, and raise what stopped it as it was raised: Ray wraps a worker's error and turns Ctrl-C into an exit."""
+    from ray.exceptions import RayError
     from ray.train import WorkerGroupError
+    from ray.train.v2._internal.exceptions import RayTrainError
 
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -206,8 +211,11 @@ def _run(trainer: Any) -> None:
     except SystemExit as interruption:
         raise KeyboardInterrupt from interruption
     except WorkerGroupError as error:
-        cause = _telling([_cause(failure) for failure in error.worker_failures.values()] or [error])
+        causes = [_cause(failure) for failure in error.worker_failures.values()] or [error]
+        cause = _telling(causes)
         cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
+        if any(isinstance(each, (RayError, RayTrainError)) for each in causes):
+            note_lost_workers(cause)
         raise cause from None
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -226,6 +234,11 @@ def _telling(causes: Sequence[Any]) -> Any:
 
 
 def _enter(config: dict[str, Any]) -> None:
+    with own_log_noted():
+        _take_part(config)
+
+
+def _take_part(config: dict[str, Any]) -> None:
     from ray import train
 
     torch.set_num_threads(1)
@@ -233,9 +246,10 @@ def _enter(config: dict[str, Any]) -> None:
     context = train.get_context()
     rank, world = context.get_world_rank(), seats(context.get_world_size(), parts=config["parts"])
     worker, request, share = config["worker"], config["request"], config["gpu_share"]
+    tell = _meter(worker.__name__, rank)
     if world == 1:
         if rank == 0:
-            worker(request, alone(device))
+            worker(request, replace(alone(device), tell=tell))
         return
     meeting = _meet(rank, world)
     if meeting is None:
@@ -243,12 +257,18 @@ def _enter(config: dict[str, Any]) -> None:
         return
     dist.init_process_group(backend(share), store=meeting, rank=rank, world_size=world)
     try:
-        worker(request, Group(rank=rank, world=world, average=partial(_average, world), device=device))
+        worker(request, Group(rank=rank, world=world, average=partial(_average, world), device=device, tell=tell))
     except GradientError:
         time.sleep(_LATER_SECONDS)
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _meter(work: str, rank: int) -> TrainingMeter:
+    from ray.util.metrics import Counter, Gauge
+
+    return TrainingMeter(Counter, Gauge, work=work, rank=rank)
 
 
 def seats(workers: int, *, parts: int) -> int:
@@ -289,12 +309,13 @@ class _Follower:
     def __init__(self, place: TrainingPlace, steps: int, progress: Progress) -> None:
         self._place, self._steps, self._progress = place, steps, progress
         self._stop = threading.Event()
-        self._known = 0  # records of the journal
+        self._known: list[dict[str, float]] = []  # records of the journal
+        self._taken = 0  # optimiser steps since this began
         follow = partial(copy_context().run, self._follow)  # whoever listens, listens in this context
         self._thread = threading.Thread(target=follow, name="follow-training", daemon=True)
 
     def __enter__(self) -> None:
-        self._known = len(self._read())  # of a training that goes on
+        self._known = self._read()  # of a training that goes on
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -315,15 +336,24 @@ class _Follower:
 
     def _tell(self) -> None:
         records = self._read()
-        if records:
-            for record in records[self._known :]:
-                facts = {name: record[name] for name in _TOLD if name in record}
-                logger.debug(
-                    "step %d of %d: loss %.4g",
-                    record["step"],
-                    self._steps,
-                    record["loss"],
-                    extra={"event": "trained", "optimiser_step": int(record["step"]), **facts},
-                )
-            self._known = len(records)  # fewer than before where a worker went back to its checkpoint
-            self._progress(int(records[-1]["step"]), self._steps, f"steps, loss {records[-1]['loss']:.4f}")
+        if not records:
+            return
+        for record in records[_common(records, self._known) :]:
+            self._taken += int(record["steps"])
+            facts = {name: record[name] for name in _TOLD if name in record}
+            logger.debug(
+                "step %d of %d: loss %.4g",
+                record["step"],
+                self._steps,
+                record["loss"],
+                extra={"event": "trained", "optimiser_step": int(record["step"]), **facts},
+            )
+        self._known, last = records, records[-1]
+        told = TrainingFacts(steps=self._taken, loss=last["loss"], wait_share=last["wait_share"])
+        self._progress(int(last["step"]), self._steps, f"steps, loss {last['loss']:.4f}", told)
+
+
+def _common(records: Sequence[object], known: Sequence[object]) -> int:
+    """Give how many records are known: after a worker went back to its checkpoint those that follow it are new."""
+    same = zip(records, known, strict=False)
+    return next((k for k, (record, other) in enumerate(same) if record != other), min(len(records), len(known)))

@@ -124,7 +124,7 @@ def fit(
         passes = GraphedBackward(placed_backward, [p for p in state.model.parameters() if p.requires_grad])
     with ExitStack() as stack:
         feed = stack.enter_context(Feed(batches, stream_place, device=placement.device))
-        log: Log = _ignore
+        log: Log = group.tell
         checkpoint: Callable[[TrainingState], None] = _ignore
         if group.rank == 0:
             journal = stack.enter_context(Journal(place.journal, step=state.step))
@@ -132,6 +132,7 @@ def fit(
 
             def log(record: Mapping[str, float]) -> None:
                 journal.append({**record, **placement.facts()})
+                group.tell(record)
 
             def checkpoint(reached: TrainingState) -> None:
                 journal.flush()

@@ -1,12 +1,16 @@
 """A worker's place among those that train one network together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tasks.training.device import CPU
+
+
+def _unheard(_: Mapping[str, float]) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,7 @@ class Group:
     world: int
     average: Callable[[Tensor], None]
     device: torch.device = CPU  # that this rank computes on
+    tell: Callable[[Mapping[str, float]], None] = _unheard  # hears this rank's metrics, about once a second
 
 
 def alone(device: torch.device = CPU) -> Group:

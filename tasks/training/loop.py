@@ -109,7 +109,7 @@ def train(
         average: replaces the gradient, one flat vector, by its mean over all ranks.
         place: where ``batches`` stands after the batch last taken.
         numbering: which rows a batch has, should they have to be named.
-        log: called about once a second with step, mean loss since the last call, rate and share of time spent waiting.
+        log: called about once a second with step, and since the last call: steps, mean loss, rate, share of waiting.
             Only then, and before a checkpoint, is a GPU waited for.
         checkpoint: called every ``every`` steps, ``CHECKPOINT_SECONDS`` after the last and at the end.
         every: steps between checkpoints, at most.
@@ -201,6 +201,7 @@ class _Meter:
         seconds = self.seconds
         return {
             "step": step,
+            "steps": self._steps,
             "loss": self._total / self._steps,
             "steps_per_second": self._steps / seconds,
             "wait_share": self.waited / seconds,

@@ -43,10 +43,10 @@ def environment(root: Path) -> dict[str, str]:
     return kept | {"XDG_STATE_HOME": str(root.parent.parent / "state"), "PYTHONPATH": str(ROOT)}
 
 
-def start(*words: str, root: Path, changes: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+def start(*words: str, root: Path, changes: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         arguments(*words, root=root, changes=changes),
-        env=environment(root),
+        env=environment(root) | variables,
         cwd=root.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -67,6 +67,23 @@ def test_two_steps_at_once_have_a_bar_each() -> None:
     assert [(task.completed, task.finished) for task in bars._bars.tasks] == [(10, True), (2, False)]
 
 
+def test_the_steps_of_a_run_of_many_move_one_bar_which_a_failure_stops() -> None:
+    bars = Bars(console(is_terminal=True)[0])
+    with bars.shown() as listener:
+        with listener.member("s-steps-4") as member:
+            member.began("integrate")
+            member.moved("integrate", 1, 2, "trajectories")
+            member.ended("integrate", seconds=1.0)
+            (bar,) = bars._bars.tasks
+            assert (bar.description, bar.completed, bar.fields["words"]) == ("s-steps-4", 1, "integrate, trajectories")
+        assert bar.finished
+        listener.began("ingest")
+        listener.moved("ingest", 1, 2, "")
+        listener.failed("ingest", OSError(), seconds=1.0)
+        listener.moved("ingest", 2, 2, "")
+    assert [(task.completed, task.stop_time is None) for task in bars._bars.tasks] == [(2, False), (1, False)]
+
+
 def test_of_many_steps_a_terminal_shows_the_last_ones() -> None:
     bars = Bars(console(is_terminal=True)[0])
     with bars.shown() as listener:

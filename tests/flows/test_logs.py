@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from flows import logs
-from flows.logs import JsonFormatter, StepLog, about, told
+from flows.logs import JsonFormatter, StepLog
+from flows.progress import about, listening, told
 from storage.errors import InputError
 from tests.end_to_end.command import ROOT, environment
 
@@ -79,7 +80,7 @@ def test_an_error_has_type_and_message_and_where_it_came_from_at_debug_alone(log
 
 
 def test_a_step_tells_its_begin_and_its_end_and_records_inside_know_it(log: io.StringIO) -> None:
-    with told("integrate", run="moons") as step:
+    with listening(StepLog()), told("integrate", run="moons") as step:
         logging.getLogger("tasks.part").info("inside")
         step.seconds = 2.5
     logging.getLogger("tasks.part").info("outside")
@@ -95,7 +96,7 @@ def test_a_step_tells_its_begin_and_its_end_and_records_inside_know_it(log: io.S
 def test_a_step_that_does_not_end_well_tells_what_stopped_it(
     log: io.StringIO, error: type[BaseException], event: str, level: str
 ) -> None:
-    with pytest.raises(error), told("ingest"):
+    with pytest.raises(error), listening(StepLog()), told("ingest"):
         raise error("no disk")
     found = records(log.getvalue())[-1]
     assert (found["event"], found["level"], found["step"]) == (event, level, "ingest")
@@ -105,11 +106,13 @@ def test_a_step_that_does_not_end_well_tells_what_stopped_it(
 def test_progress_is_told_every_few_seconds_with_its_rate(log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("flows.logs.time.monotonic", lambda: now)
-    step = StepLog("integrate")
+    step = StepLog()
+    step.moved("integrate", 1, 5000, "trajectories")  # which has not begun
+    step.began("integrate")
     for k in range(121):
         now = k / 10
-        step.moved(k * 10, 5000, "trajectories")
-    found = records(log.getvalue())
+        step.moved("integrate", k * 10, 5000, "trajectories")
+    _, *found = records(log.getvalue())
     assert [record["done"] for record in found] == [500, 1000]
     assert {(record["total"], record["words"], record["event"]) for record in found} == {
         (5000, "trajectories", "moved")

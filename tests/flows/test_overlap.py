@@ -137,7 +137,9 @@ def test_both_steps_run_at_once_and_the_record_has_one_after_the_other(tmp_path:
     assert not stage.executor.halted.is_set()
     assert run.record.status == "finished"
     assert "train_generator workers" not in run.record.timings  # they started beside the simulation
-    assert {("began", "integrate"), ("moved", "integrate", 1, 2, "chunks")} <= set(notes.told)  # heard in its thread
+    assert {("began", "integrate"), ("moved", "integrate", 1, 2, "chunks", None)} <= set(
+        notes.told
+    )  # heard in its thread
     assert current_listener() is not notes
 
 

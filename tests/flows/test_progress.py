@@ -1,21 +1,28 @@
 """Listeners: heard inside their context alone; how fast a step goes, and the file that tells another process of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from flows.progress import (
+    Listener,
+    Listeners,
     Pace,
     ProgressFile,
     Stopwatch,
-    as_one,
+    about,
     current_listener,
+    is_heard,
     listening,
     pace_words,
     rate_words,
+    told,
+    worked_on,
 )
 from storage.progress import read_news
-from tasks.specs import ChunkFacts
+from tasks.specs import ChunkFacts, Facts, TrainingFacts
 
 
 class Notes:
@@ -25,11 +32,19 @@ class Notes:
     def began(self, step: str) -> None:
         self.told.append(("began", step))
 
-    def moved(self, step: str, done: int, total: int, words: str) -> None:
-        self.told.append(("moved", step, done, total, words))
+    def moved(self, step: str, done: int, total: int, words: str, facts: Facts | None = None) -> None:
+        self.told.append(("moved", step, done, total, words, facts))
 
     def ended(self, step: str, *, seconds: float) -> None:
         self.told.append(("ended", step, seconds))
+
+    def failed(self, step: str, error: BaseException, *, seconds: float) -> None:
+        self.told.append(("failed", step, error, seconds))
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[Listener]:
+        self.told.append(("member", name))
+        yield self
 
 
 def test_a_listener_hears_what_happens_inside_its_context() -> None:
@@ -40,13 +55,35 @@ def test_a_listener_hears_what_happens_inside_its_context() -> None:
     assert notes.told == [("began", "ingest")]
 
 
-def test_the_steps_of_a_run_move_one_bar_that_is_begun_elsewhere() -> None:
+def test_each_of_several_listeners_hears_everything_and_of_none_nobody_does() -> None:
+    both, facts = (Notes(), Notes()), TrainingFacts(steps=1, loss=0.5, wait_share=0.0)
+    error = OSError("no disk")
+    with listening(Listeners(*both)), suppress(OSError), told("integrate") as tell:
+        tell(1, 2, "trajectories", facts)
+        tell.seconds = 7.0
+        with current_listener().member("s-steps-4") as listener, listening(listener):
+            current_listener().began("ingest")
+            current_listener().ended("ingest", seconds=1.0)
+        raise error
+    for notes in both:
+        assert notes.told == [
+            ("began", "integrate"),
+            ("moved", "integrate", 1, 2, "trajectories", facts),
+            ("member", "s-steps-4"),
+            ("began", "ingest"),
+            ("ended", "ingest", 1.0),
+            ("failed", "integrate", error, 7.0),
+        ]
+    assert not is_heard()
+
+
+def test_what_is_worked_on_is_known_inside_and_what_is_empty_stays() -> None:
     notes = Notes()
-    run = as_one("s-steps-4", notes)
-    run.began("integrate")
-    run.moved("integrate", 1, 2, "trajectories")
-    run.ended("integrate", seconds=1.0)
-    assert notes.told == [("moved", "s-steps-4", 1, 2, "integrate, trajectories")]
+    with listening(notes), about(run="moons", step="ingest"), told("integrate"):
+        assert worked_on() == ("moons", "integrate")
+        assert is_heard()
+    assert worked_on() == ("", "")
+    assert [what[0] for what in notes.told] == ["began", "ended"]
 
 
 def test_the_pace_counts_from_the_first_that_was_told() -> None:

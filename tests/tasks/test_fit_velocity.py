@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from storage.checkpoints import Checkpoint
 from storage.data import DataStore, Values
 from storage.errors import InputError
+from storage.journal import read_journal
 from storage.models import read_model
 from storage.ordering import Indices
 from tasks.fit_velocity import (
@@ -97,6 +99,15 @@ def test_an_unconditional_velocity_says_so_and_ignores_labels(tmp_path: Path) ->
     train_velocity(request, alone())
     assert read_model(request.place.folder).spec["classes"] == 0
     load_velocity(request.place.folder).velocity(torch.tensor(0.5), torch.zeros(3, 1))
+
+
+def test_each_rank_tells_of_its_steps_and_the_journal_has_those_of_the_first(tmp_path: Path) -> None:
+    request = request_of(tmp_path, MOONS, SMALL)
+    heard: list[Mapping[str, float]] = []
+    train_velocity(request, replace(alone(), tell=heard.append))
+    assert sum(record["steps"] for record in heard) == SMALL.steps
+    kept = read_journal(request.place.journal)
+    assert [(record["step"], record["steps"]) for record in kept] == [(r["step"], r["steps"]) for r in heard]
 
 
 def test_labels_of_a_dataset_that_has_none_are_refused(tmp_path: Path) -> None:

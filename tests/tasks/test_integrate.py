@@ -533,6 +533,7 @@ def test_the_summary_and_the_progress_tell_bytes_and_the_slowest_chunk(tmp_path:
         slowest_chunk=summary.slowest_chunk,
         slowest_seconds=summary.slowest_seconds,
         again=(),
+        worker_host=os.uname().nodename,
     )
     assert summary.bytes == 3 * (16 * 5 * 2 * 4 + 4)  # and a CRC32C each
     assert summary.slowest_chunk in (0, 1, 2)

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,9 +19,11 @@ from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.specs import (
     DatasetSpec,
+    Facts,
     GeneratorSpec,
     InterpolantSpec,
     NetworkSpec,
+    TrainingFacts,
     TrainingPlace,
     VelocitySpec,
 )
@@ -112,7 +115,13 @@ def complain(request: VelocityRequest, group: Group) -> None:
     if group.rank == 0:
         raise GradientError("that of rank 1, perhaps")
     time.sleep(0.4)  # the first worker's error would be seen by then
+    sys.stderr.write("a word before\n")
     raise LossError(f"rank {group.rank} of {group.world} cannot go on")
+
+
+def die(request: VelocityRequest, group: Group) -> None:
+    sys.stderr.write("out of luck\n")
+    os._exit(7)
 
 
 def check_mean(both: Both, group: Group) -> None:
@@ -147,9 +156,20 @@ def test_trainings_that_lost_a_worker_end_with_the_same_weights(tmp_path: Path) 
 def test_a_workers_error_arrives_as_it_was_raised_and_at_once_where_it_would_come_again(tmp_path: Path) -> None:
     """Of two workers' the one that says more, though it comes later."""
     request = request_of(tmp_path, workers=2)
-    with pytest.raises(LossError, match="rank 1 of 2 cannot go on"):
+    with pytest.raises(LossError, match="rank 1 of 2 cannot go on") as caught:
         run_distributed(complain, request, workers=2, place=request.place, steps=30, progress=silent)
+    assert any("last lines of worker " in note and "    a word before" in note for note in caught.value.__notes__)
     assert (on_disk(request.place.folder) / "tries").read_text() == ".."
+
+
+def test_the_error_of_a_worker_that_died_takes_along_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.training.ddp.RESTARTS", 0)
+    request = request_of(tmp_path, workers=1)
+    with pytest.raises(Exception, match="died") as caught:
+        run_distributed(die, request, workers=1, place=request.place, steps=30, progress=silent)
+    assert any("last lines of worker " in note and "    out of luck" in note for note in caught.value.__notes__)
 
 
 def test_of_several_workers_errors_the_one_that_knows_most_is_told() -> None:
@@ -170,21 +190,34 @@ def test_the_log_has_each_line_of_a_journal_once_and_anew_what_a_restart_trains_
     def train(*steps: int, since: int) -> None:
         with Journal(place.journal, step=since) as journal:
             for step in steps:
-                journal.append({"step": step, "loss": 1 / step, "steps_per_second": 9.0, "wait_share": 0.5})
+                record = {"step": step, "steps": 5, "loss": 1 / step, "steps_per_second": 9.0, "wait_share": 0.5}
+                journal.append(record)
 
     on_disk(place.journal).parent.mkdir(parents=True)
     train(10, since=0)  # by a command before this one
-    follower = _Follower(place, 50, lambda *_: None)
+    heard: list[tuple[int, TrainingFacts]] = []
+
+    def hear(done: int, _: int, __: str, facts: Facts | None = None, /) -> None:
+        assert isinstance(facts, TrainingFacts)
+        heard.append((done, facts))
+
+    follower = _Follower(place, 50, hear)
     with caplog.at_level(logging.DEBUG, logger="tasks.training.ddp"), follower:
         follower._tell()
-        for steps, since in (((20, 30), 10), ((), 20), ((25, 40), 20)):
+        for steps, since in (((20, 30), 10), ((), 20), ((25, 40, 45), 20), ((35, 50, 60), 25)):
             train(*steps, since=since)
             follower._tell()
             follower._tell()
     told = [record.__dict__ for record in caplog.records]
-    assert [record["optimiser_step"] for record in told] == [20, 30, 25, 40]
+    assert [record["optimiser_step"] for record in told] == [20, 30, 25, 40, 45, 35, 50, 60]
     assert {(r["event"], r["steps_per_second"], r["wait_share"]) for r in told} == {("trained", 9.0, 0.5)}
-    assert [record["loss"] for record in told] == [1 / 20, 1 / 30, 1 / 25, 1 / 40]
+    assert [record["loss"] for record in told] == [1 / record["optimiser_step"] for record in told]
+    assert [(done, facts.steps) for done, facts in heard] == [
+        (10, 0),
+        *[(done, taken) for done, taken in ((30, 10), (20, 10), (45, 25), (60, 40)) for _ in range(2)],
+        (60, 40),
+    ]
+    assert heard[-1][1] == TrainingFacts(steps=40, loss=1 / 60, wait_share=0.5)
 
 
 def test_workers_that_would_cut_a_batch_unevenly_sit_out() -> None:

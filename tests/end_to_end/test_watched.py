@@ -1,0 +1,108 @@
+"""A run that others watch while it works: its metrics over HTTP, ``charflow show --watch`` in other processes.
+
+What they may not see as well: a secret of the environment, or a socket that other hosts reach.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from flows.metrics import NAMES
+from storage.catalog import Catalog, RunRecord
+from tasks.reaper import descendants
+from tests.end_to_end.command import TINY, start
+from tests.flows.test_metrics import Series, at, scrape
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
+
+SECRET = "hush-7141-keep-it"
+CHANGES = (*TINY, "generator.workers=1", "compute.cpus=2")
+
+
+def port_of(process: "subprocess.Popen[str]") -> int:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"metrics are served at http://127\.0\.0\.1:(\d+)/metrics", line):
+            return int(found[1])
+    raise AssertionError("no port was told")
+
+
+def listened_at(pids: Iterable[int]) -> set[str]:
+    """Give the addresses at which processes listen, as the kernel writes them, hexadecimal."""
+    sockets = set()
+    for pid in pids:
+        with suppress(OSError):  # it ended
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    sockets.add(os.readlink(link))
+    rows = [row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def read_while(process: "subprocess.Popen[str]", port: int) -> Series:
+    """Read metrics until a command ends, and give what was read last."""
+    last, is_early, addresses = Series(), False, set[str]()
+    while process.poll() is None:
+        try:
+            last = scrape(port)
+        except OSError:  # it ends
+            break
+        addresses |= listened_at([process.pid, *descendants(process.pid)])
+        is_early |= ("charflow_step_seconds_total", at("integrate")) not in last
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert SECRET not in out + err + repr(last)
+    assert addresses, "nothing was seen"
+    assert addresses <= LOOPBACK
+    assert is_early, "nothing was read before the trajectories were done"
+    return last
+
+
+def check_against_the_catalog(last: Series, record: RunRecord) -> None:
+    simulated, trained = record.steps["integrate"].summary, record.steps["train_generator"]
+    chunks = {labels: value for (name, labels), value in last.items() if name == "charflow_chunks_committed_total"}
+    assert chunks == {at("integrate", worker_host=record.host): simulated["simulated"]}
+    assert last["charflow_trajectories_total", at("integrate")] == 64 * simulated["simulated"]
+    assert last["charflow_bytes_written_total", at("integrate")] == simulated["bytes"]
+    assert last["charflow_chunk_retries_total", at("integrate")] == len(simulated["again"])
+    assert last["charflow_training_steps_total", at("train_generator")] == 40
+    assert last["charflow_step_seconds_total", at("train_generator")] == pytest.approx(trained.seconds, abs=0.002)
+    assert 0 <= last["charflow_input_wait_ratio", at("train_generator")] <= 1
+    assert {name for name, _ in last} == set(NAMES)
+
+
+def test_what_others_see_of_a_run_is_what_the_catalog_says_of_it_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "PREFECT_API_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    root, catalog = tmp_path / "runs", Catalog(tmp_path / "runs")
+    process = start("run", "gaussian", root=root, changes=CHANGES, CHARFLOW_METRICS="0")
+    port = port_of(process)
+    watching = [start("show", "gaussian", "--watch", *words, root=root) for words in ((), ("--json",))]
+    check_against_the_catalog(read_while(process, port), catalog.get("gaussian"))
+    lines, shown = (each.communicate(timeout=60)[0] for each in watching)
+    assert [each.returncode for each in watching] == [0, 0]
+    assert json.loads(shown)["metrics"] == catalog.get("gaussian").metrics
+    assert lines.splitlines()[-1] == "gaussian: finished"
+    assert SECRET not in lines + shown
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert {"config.toml", "run.json", "index.html", "metrics.json"} <= {path.name for path in files}
+    assert "gaussian: running; train_generator" in lines
+
+    grown = start("run", "gaussian", root=root, changes=(*CHANGES, "trajectories.count=1000"), CHARFLOW_METRICS="0")
+    last = read_while(grown, port_of(grown))
+    check_against_the_catalog(last, catalog.get("gaussian"))
+    assert last["charflow_trajectories_total", at("integrate")] == 6 * 64  # of 16 chunks: 10 were there before
