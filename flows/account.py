@@ -45,7 +45,9 @@ def _lines(
     )
     if error is not None:
         yield from _section("What the workers said", "\n".join(getattr(error, "__notes__", ())))
-        yield from _section("Where it came from", "".join(traceback.format_exception(error)))
+        told = traceback.TracebackException.from_exception(error)
+        told.__notes__ = None  # which are those words
+        yield from _section("Where it came from", "".join(told.format()))
 
 
 def _section(title: str, text: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from flows import catalog, logs, results, signals
 from flows.bench import benchmarks, run_benchmark
-from flows.config import config_name, load_config, presets
+from flows.config import config_name, load_config, placed, presets
 from flows.display import (
     BAD_INPUT,
     DONE,
@@ -95,7 +95,7 @@ def _presets(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
-    config = load_config(options.config, changes=_changes(options))
+    config = placed(load_config(options.config, changes=_changes(options)))
     root = chosen_root(options.root)
     if config.compute.address:
         require_reachable(config.compute.address)
@@ -284,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("config", metavar="CONFIG", help="a preset or a .toml file")
         sub.add_argument("--name", default="", help=f"of the {what}; default: after the configuration")
         sub.add_argument("--set", action="append", default=[], metavar="a.b=v", help="change one key")
-        sub.add_argument("--ray", default="", metavar="ADDRESS", help="host:port of a running Ray cluster")
+        sub.add_argument("--ray", default="", metavar="ADDRESS", help="host:port of a running Ray cluster, or auto")
         sub.add_argument("--until", default=STEPS[-1], metavar="STEP", help=f"last step: {', '.join(steps)}")
     run.add_argument("--tag", action="append", default=[], metavar="T", help="kept with the run, to find it by")
     _add_catalog(add)

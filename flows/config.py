@@ -4,10 +4,11 @@ Values are checked twice: keys here, where the list of allowed ones is known, an
 message names the key, the value and what is allowed.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -87,6 +88,14 @@ def configure(tree: Mapping[str, Any], *, changes: Sequence[str] = ()) -> Pipeli
     for path, value in parsed:
         _assign(changed, path, value)
     return build_config(changed)
+
+
+def placed(config: PipelineConfig) -> PipelineConfig:
+    """Give a configuration that names no Ray cluster that of ``CHARFLOW_RAY``, where this is set."""
+    address = os.environ.get("CHARFLOW_RAY", "")
+    if not address or config.compute.address:
+        return config
+    return config.model_copy(update={"compute": replace(config.compute, address=address)})
 
 
 def build_config(tree: Tree) -> PipelineConfig:

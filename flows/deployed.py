@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows.config import PipelineConfig, as_tree, config_name, configure, load_config
+from flows.config import PipelineConfig, as_tree, config_name, configure, load_config, placed
 from storage.catalog import require_name
 from storage.errors import InputError
 from storage.paths import Location, root_location
@@ -87,7 +87,7 @@ def config_of(config: Any, changes: Any = ()) -> PipelineConfig:
     path = found.dataset.path
     if path and "://" not in path and not Path(path).is_absolute():
         raise InputError(f"dataset.path must be absolute, for workers have folders of their own, got {path!r}")
-    return found
+    return placed(found)
 
 
 def name_of(name: Any) -> str:

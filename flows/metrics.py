@@ -39,6 +39,7 @@ NAMES = (*_COUNTERS, *_GAUGES)
 
 _LABELS = ("run", "step")
 _MORE_LABELS = {"charflow_chunks_committed_total": ("worker_host",)}
+LABELS: dict[str, tuple[str, ...]] = {name: (*_LABELS, *_MORE_LABELS.get(name, ())) for name in NAMES}
 
 
 @dataclass(kw_only=True)
@@ -58,10 +59,9 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, of when it began
         self._counters = {
-            name: Counter(name, about, (*_LABELS, *_MORE_LABELS.get(name, ())), registry=registry)
-            for name, about in _COUNTERS.items()
+            name: Counter(name, about, LABELS[name], registry=registry) for name, about in _COUNTERS.items()
         }
-        self._gauges = {name: Gauge(name, about, _LABELS, registry=registry) for name, about in _GAUGES.items()}
+        self._gauges = {name: Gauge(name, about, LABELS[name], registry=registry) for name, about in _GAUGES.items()}
         self._working: dict[str, _Known] = {}  # by step
 
     def began(self, step: str) -> None:

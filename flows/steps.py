@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect import task
+from prefect._internal.concurrency.cancellation import CancelledError
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import task_run
@@ -65,7 +66,10 @@ def take_step(step: str, run: Run, executor: Executor) -> None:
     chosen = TASKS[step].with_options(timeout_seconds=seconds) if seconds else TASKS[step]
     try:
         chosen(step, run, executor)
-    except TaskRunTimeoutError:
+    except (TaskRunTimeoutError, SystemError) as error:
+        # Ray's compiled code, struck by the time-out while it waits, makes a SystemError of it
+        if isinstance(error, SystemError) and not isinstance(error.__cause__ or error.__context__, CancelledError):
+            raise
         raise StepTimeoutError(
             f"{step} took longer than compute.timeout = {seconds:g} s; what it committed is kept, and the same command "
             "goes on from there"

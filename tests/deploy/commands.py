@@ -1,12 +1,9 @@
 """Checks a command as the program itself would: charflow, ray and prefect read its words with their own parsers."""
 
-import argparse
 import contextlib
 import io
 import shlex
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import click
 from cyclopts.exceptions import CycloptsError
@@ -42,7 +39,7 @@ def _charflow(words: Sequence[str]) -> list[str]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options = _parser().parse_args(words)
+            options = cli._parser().parse_args(words)
     except SystemExit:
         return [f"charflow {shlex.join(words)}: {' '.join(said.getvalue().split())}"]
     if words[0] != "run":
@@ -52,17 +49,6 @@ def _charflow(words: Sequence[str]) -> list[str]:
     except InputError as error:
         return [f"charflow {shlex.join(words)}: {error}"]
     return []
-
-
-@cache
-def _parser() -> argparse.ArgumentParser:
-    parser = cli._parser()
-    commands: Any = parser._subparsers._group_actions[0]  # type: ignore[union-attr]
-    if "deploy" not in commands.choices:  # a stand-in until flows/cli.py has the command; then these lines can go
-        deploy = commands.add_parser("deploy")
-        deploy.add_argument("--file", default="deploy/prefect.yaml")
-        deploy.add_argument("--check", action="store_true")
-    return parser
 
 
 def _ray(words: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tests.deploy.files import ROOT
 
-AWAITED = {"CHARFLOW_METRICS"}  # read by flows/metrics.py; to be taken out here once that is in
 SCHEME_OPTION = {"AWS_ALLOW_HTTP"}  # storage/remote.py puts the name together
 STANDARD = {"PATH", "PYTHONUNBUFFERED", "DO_NOT_TRACK", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR"}
 IMAGES = {
@@ -27,7 +26,7 @@ def unread(names: set[str], *, image: str = "charflow") -> list[str]:
     """Give the complaints about variables that no program of an image reads."""
     if image != "charflow":
         return [f"{name}: is not read by {image}" for name in sorted(names - IMAGES.get(image, set()))]
-    known = STANDARD | AWAITED | SCHEME_OPTION | _ours() | _prefects() | _stores()
+    known = STANDARD | SCHEME_OPTION | _ours() | _prefects() | _stores()
     return [f"{name}: is read by nobody" for name in sorted(names - known) if not _is_rays(name)]
 
 

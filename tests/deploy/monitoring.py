@@ -7,30 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from flows import metrics
 from tests.deploy import compose
 from tests.deploy.files import DEPLOY, against
 
 FOLDER = DEPLOY / "monitoring"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "charflow.json"
 
-# The contract: what a driver serves, and the labels of each. To be imported from flows/metrics.py once that is in.
-OURS = {
-    f"charflow_{name}": {"run", "step"}
-    for name in (
-        "trajectories_total",
-        "chunks_committed_total",
-        "chunk_retries_total",
-        "bytes_written_total",
-        "step_seconds_total",
-        "step_done",
-        "step_total",
-        "trajectories_per_second",
-        "training_loss",
-        "training_steps_total",
-        "input_wait_ratio",
-        "step_failures_total",
-    )
-} | {"charflow_chunks_committed_total": {"run", "step", "worker_host"}}
+OURS = {name: set(labels) for name, labels in metrics.LABELS.items()}  # that a driver serves
 OF_PROMETHEUS = {"up": {"job", "instance"}}
 LABELS = {"job", "instance", "GpuIndex"} | set().union(*OURS.values())
 FUNCTIONS = {"abs", "changes", "count_over_time", "increase", "last_over_time", "max_over_time", "rate"}

@@ -43,11 +43,10 @@ def _facts(text: str) -> list[str]:
         "the lock must be copied before the code": is_lock_first,
     }
     missing = [f"{source} is missing" for source in sorted(copied) if not (ROOT / source).exists()]
-    awaited = {"deploy/prefect.yaml is missing"}  # by the one who writes it
     left_out = [f"{source} is left out by .dockerignore" for source in sorted(copied) if not is_sent(source)]
     names = set(re.findall(r"(?:^ENV |^    | )([A-Z][A-Z_]+)=", last))
     told = [rule for rule, holds in rules.items() if not holds] + environment.unread(names)
-    return [*told, *left_out, *(line for line in missing if line not in awaited)]
+    return [*told, *left_out, *missing]
 
 
 def is_sent(name: str) -> bool:

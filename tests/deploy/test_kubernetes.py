@@ -76,7 +76,7 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
         "the secret charflow-perfect has no key connection-url",
     ),
     "a secret's key": (
-        container("prefect-worker.yaml", "Deployment", "env", 3, "valueFrom", "secretKeyRef", "key"),
+        container("prefect-worker.yaml", "Deployment", "env", 4, "valueFrom", "secretKeyRef", "key"),
         "auth_string",
         "has no key auth_string",
     ),

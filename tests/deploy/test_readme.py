@@ -45,5 +45,5 @@ def test_a_misspelt_command_is_noticed(right: str, wrong: str) -> None:
 
 
 def test_the_files_that_it_names_exist() -> None:
-    named = set(re.findall(r"\bdeploy/[\w./-]*\w", TEXT)) - {"deploy/.env", "deploy/prefect.yaml"}
+    named = set(re.findall(r"\bdeploy/[\w./-]*\w", TEXT)) - {"deploy/.env"}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

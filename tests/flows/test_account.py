@@ -28,6 +28,7 @@ def test_a_failure_leaves_an_account_with_its_cause(tmp_path: Path) -> None:
     assert "- steps that are not done: fit_velocity, integrate, train_generator, evaluate" in text
     assert "## What the workers said\n\n    worker on host b: last words" in text
     assert "## Where it came from\n\n    Traceback" in text
+    assert text.count("last words") == 1
     assert "charflow show moons" in text
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.config import as_tree, build_config, config_name, dump_config, flatten, load_config, presets
+from flows.config import as_tree, build_config, config_name, dump_config, flatten, load_config, placed, presets
 from storage.errors import InputError
 from tasks.specs import KEYS_OF_NETWORK, NETWORK_KINDS, NetworkSpec
 
@@ -232,3 +232,11 @@ def test_a_source_that_is_no_preset_and_no_file_lists_the_presets(tmp_path: Path
 def test_a_run_is_called_after_its_preset_or_file() -> None:
     assert config_name("digits") == "digits"
     assert config_name("/some/where/mine.toml") == "mine"
+
+
+def test_the_environment_names_the_cluster_of_a_configuration_that_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = load_config("moons"), load_config("moons", changes=["compute.address=host:1"])
+    assert placed(here) == here
+    monkeypatch.setenv("CHARFLOW_RAY", "auto")
+    assert placed(here).compute.address == "auto"
+    assert placed(there).compute.address == "host:1"
