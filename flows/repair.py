@@ -55,6 +55,7 @@ def repair(run: Run) -> list[int]:
         if bad:
             listener.began("integrate")
             log = stack.enter_context(told("integrate", run=run.record.name))
-            executor = stack.enter_context(ray_session(run.config.compute))
+            session = stack.enter_context(ray_session(run.config.compute))
+            executor = session.given(run.config.compute.demand("integrate"))
         repair_store(request, found, executor=executor, progress=tell)
     return bad

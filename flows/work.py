@@ -10,7 +10,7 @@ from flows.logs import StepLog, told
 from flows.progress import ProgressFile, current_listener
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
-from tasks.executor import Executor, own_cpus
+from tasks.executor import Executor, lost, own_cpus
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate, open_planned, require_planned
@@ -33,6 +33,7 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, log
     is_beside = run.simulation is not None and step == "integrate"
     kept = None if is_beside else ProgressFile(run.paths.progress, step)
     began = time.monotonic()
+    gone = {node.id for node in executor.nodes if not node.is_alive}
 
     def tell(done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
         listener.moved(step, done, total, words)
@@ -47,6 +48,8 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, log
         began = max(began, run.simulation.ended)  # so that seconds of both at once are counted once
     seconds = log.seconds = time.monotonic() - began
     facts = asdict(summary)
+    if fallen := lost(executor.nodes, but=gone):
+        facts["nodes_lost"] = [str(node) for node in fallen]
     if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]
     run.finish(step, seconds=seconds, summary=facts, cores=cores_of(step, run, executor))
@@ -91,6 +94,7 @@ def _fit_velocity(run: Run, executor: Executor, progress: Progress) -> Any:
         data=run.holder("ingest").data,
         place=TrainingPlace(folder=run.paths.velocity, key=run.keys["fit_velocity"]),
         device=run.config.compute.device,
+        demand=run.config.compute.demand("fit_velocity"),
         generator=run.config.generator if "train_generator" in run.pending else None,
     )
     return fit_velocity(request, executor=executor, progress=progress)
@@ -107,6 +111,7 @@ def integrate_request(run: Run) -> IntegrateRequest:
         velocity=run.holder("fit_velocity").velocity,
         store=run.paths.trajectories,
         device=run.config.compute.device,
+        asks_for_gpu=run.config.compute.demand("integrate").asks_for_gpu,
         is_spread=run.config.compute.spread,
     )
 
@@ -137,6 +142,7 @@ def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
         store=trajectories.store,
         place=generator_place(run),
         device=run.config.compute.device,
+        demand=run.config.compute.demand("train_generator"),
     )
     return train_generator(request, progress=progress)
 
