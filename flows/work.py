@@ -1,5 +1,6 @@
 """What each step is asked for, made from a run's configuration, and what is recorded when it is done."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -65,7 +66,7 @@ def cores_of(step: str, run: Run, executor: Executor) -> int | None:
     velocity = run.config.velocity
     if step == "train_generator" or (step == "fit_velocity" and velocity.kind == "network"):
         least, most = worker_range((run.config.generator if step == "train_generator" else velocity).workers)
-        return least if least == most else None
+        return math.ceil(least * run.config.compute.demand(step).asked.cpus) if least == most else None
     is_searched = velocity.kind == "kernel" and velocity.bandwidth == "loo"
     is_spread = step == "integrate" or (step == "fit_velocity" and is_searched)
     return executor.cpus if is_spread else own_cpus()

@@ -266,18 +266,19 @@ class RayExecutor:
         asked = self._asked(device)
         flight = _Flight[Any](_remote(function, asked, placement=self._demand.placement), again=again)
         watch = Watch(cluster_nodes, told=tell_lost)
-        waiting = iter(items)
+        waiting, seen, room = iter(items), None, 0
         while True:
             if self._halted.is_set():
                 raise HaltedError("the work was asked to end")
-            room = self._slots(asked, watch.look())
+            if (nodes := watch.look()) is not seen:  # counted at each look, for on many nodes that takes milliseconds
+                watch.require_hope(asked, demand=self._demand)
+                seen, room = nodes, self._slots(asked, nodes)
             at_once = max(1, room) if self._training else max(2, _IN_FLIGHT_PER_SLOT * room)
             while flight.items < at_once and (item := next(waiting, _END)) is not _END:
                 flight.ask(item)
             if not flight.items:
                 return
             yield from flight.landed()
-            watch.require_hope(asked, demand=self._demand)
             if flight.attempts < room:
                 flight.ask_stragglers()
 
