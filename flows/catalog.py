@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from flows.comparison import compare
-from flows.display import DONE, INTERRUPTED, OUT, print_json, print_metrics, print_table
+from flows.display import DONE, INTERRUPTED, OUT, print_json, print_losses, print_metrics, print_table
 from flows.garbage import wishes_of
 from flows.lineage import digests_of, lineage_of, total
+from flows.losses import losses_of
 from flows.runs import chosen_root, reopen
 from flows.selection import selection, status_of
 from flows.stages import STEPS
@@ -54,7 +55,12 @@ def show(options: argparse.Namespace) -> int:
     folder = catalog.paths(record.name).folder
     found, lineage = standing(catalog, record), lineage_of(catalog, record)
     if options.json:
-        more = {"status": status_of(record), "path": str(folder), "progress": as_json(found)}
+        more = {
+            "losses": losses_of(record),
+            "status": status_of(record),
+            "path": str(folder),
+            "progress": as_json(found),
+        }
         sums = {name: total(lineage, name) for name in ("core_hours", "bytes")}
         print_json(asdict(record) | more | {"digests": digests_of(record), "lineage": lineage} | sums)
         return code
@@ -68,6 +74,7 @@ def show(options: argparse.Namespace) -> int:
     for line in lines(found):
         OUT.print(line, markup=False, highlight=False)
     print_table(OUT, ("step", "seconds", "key", "held by", "facts"), [_step_row(record, step) for step in STEPS])
+    print_losses(OUT, record)
     if lineage:
         OUT.print()
         _print_lineage(record, lineage)

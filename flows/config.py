@@ -29,6 +29,7 @@ from tasks.specs import (
     GeneratorSpec,
     InterpolantSpec,
     NetworkSpec,
+    ResourcesSpec,
     TrajectoriesSpec,
     VelocitySpec,
 )
@@ -280,6 +281,8 @@ def _explain(error: ValidationError) -> str:
         message = str(problem["ctx"]["error"])  # a spec's own; a network does not know whose it is
         return f"{problem['loc'][0]}.{message}" if message.startswith("network.") else message
     key = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _ALL_NAMES)
+    if "resources" in problem["loc"][:-1]:  # whose keys are the user's own
+        key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
         return f"{key} is missing; a configuration needs at least dataset.kind"
     rule = problem["msg"][0].lower() + problem["msg"][1:]
@@ -288,6 +291,6 @@ def _explain(error: ValidationError) -> str:
 
 _SPECS = (
     DatasetSpec, InterpolantSpec, NetworkSpec, VelocitySpec, TrajectoriesSpec, GeneratorSpec, EvaluationSpec,
-    ComputeSpec,
+    ComputeSpec, ResourcesSpec,
 )  # fmt: skip
 _ALL_NAMES = {name for spec in _SPECS for name in (f.name for f in fields(spec))} | set(PipelineConfig.model_fields)

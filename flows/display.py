@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from flows.logs import StepLog, is_json
+from flows.losses import losses_of
 from flows.progress import Listener, Stopwatch, rate_words
 from flows.runs import Run
 from flows.sweep import short_keys
@@ -187,6 +188,7 @@ def print_run(console: Console, run: Run, pending: Sequence[str], *, wall: float
         console.print(f"nothing to do: run {record.name} has all of it already", highlight=False)
     else:
         _print_orchestration(console, record, pending, wall=wall)
+    print_losses(console, record)
     if record.metrics:
         console.print()
         print_metrics(console, record)
@@ -195,6 +197,12 @@ def print_run(console: Console, run: Run, pending: Sequence[str], *, wall: float
         console.print(f"report: {run.holder('evaluate').report / 'index.html'}", highlight=False)
     else:
         console.print(f"run: {run.paths.folder}", highlight=False)
+
+
+def print_losses(console: Console, record: RunRecord) -> None:
+    """Print what a run's steps lost and made good, a line a step; nothing where nothing was lost."""
+    for line in losses_of(record):
+        console.print(line, markup=False, highlight=False)
 
 
 def _print_orchestration(console: Console, record: RunRecord, pending: Sequence[str], *, wall: float) -> None:

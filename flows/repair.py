@@ -51,6 +51,7 @@ def repair(run: Run) -> list[int]:
         progress: Progress = _untold
         if bad:
             progress = stack.enter_context(told("integrate", run=run.record.name))
-            executor = stack.enter_context(ray_session(run.config.compute))
+            session = stack.enter_context(ray_session(run.config.compute))
+            executor = session.given(run.config.compute.demand("integrate"))
         repair_store(request, found, executor=executor, progress=progress)
     return bad

@@ -66,13 +66,36 @@ def take_steps(run: Run, cluster: Cluster) -> None:
 
         require_features(run.config.evaluation)
     executor = cluster.executor(run)
+    _require_room(run, executor)
     halted = threading.Event()
     beside = _beside(run, executor, halted=halted)
     for step in run.steps:
         if beside is not None and step == "integrate":
             _take_both(run, executor, beside, halted=halted)
         elif beside is None or step != "train_generator":
-            take_step(step, run, executor)
+            take_step(step, run, executor.given(run.config.compute.demand(step)))
+
+
+def _require_room(run: Run, executor: Executor) -> None:
+    """Refuse, before the first step, what the cluster cannot serve in one of them, unless nodes are waited for.
+
+    A step looks again when it begins, for nodes come and go.
+
+    Raises:
+        InputError: no nodes have what a step asks for.
+    """
+    velocity, compute = run.config.velocity, run.config.compute
+    if compute.patience:
+        return
+    for step in set(run.pending) & {"fit_velocity", "integrate", "train_generator"}:
+        demand = compute.demand(step)
+        device = "cuda" if demand.asks_for_gpu and (step == "train_generator" or velocity.kind == "network") else "cpu"
+        if step == "train_generator" or (step == "fit_velocity" and velocity.kind == "network"):
+            section, spec = ("generator", run.config.generator) if step == "train_generator" else ("velocity", velocity)
+            least, _ = worker_range(spec.workers)
+            executor.given(demand).require_room(device=device, count=least, what=f"{section}.workers")
+        elif step == "integrate" or velocity.kind == "kernel":
+            executor.given(demand).require_room(device=device)
 
 
 def _beside(run: Run, executor: Executor, *, halted: threading.Event) -> Executor | None:
@@ -83,9 +106,14 @@ def _beside(run: Run, executor: Executor, *, halted: threading.Event) -> Executo
     """
     if not run.config.generator.overlap or not {"integrate", "train_generator"} <= set(run.pending):
         return None
-    device = run.config.compute.device if run.config.velocity.kind == "network" else "cpu"
-    _, most = worker_range(run.config.generator.workers)
-    return executor.beside(most, device=device, halted=halted)
+    compute, (_, most) = run.config.compute, worker_range(run.config.generator.workers)
+    return executor.given(compute.demand("integrate")).beside(
+        most,
+        training=compute.demand("train_generator"),
+        device=compute.device if run.config.velocity.kind == "network" else "cpu",
+        training_device=compute.device,
+        halted=halted,
+    )
 
 
 def _take_both(run: Run, executor: Executor, beside: Executor, *, halted: threading.Event) -> None:
@@ -99,7 +127,8 @@ def _take_both(run: Run, executor: Executor, beside: Executor, *, halted: thread
     run.simulation = Simulation(simulate, end=partial(end_growth, records))
     run.simulation.start()
     try:
-        take_step("train_generator", run, executor)
+        training = run.config.compute.demand("train_generator")
+        take_step("train_generator", run, executor.given(training))
     except BaseException as error:
         cause = run.simulation.error  # before the end of the training makes one
         halted.set()

@@ -1,5 +1,6 @@
 """What each step is asked for, made from a run's configuration, and what is recorded when it is done."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -9,7 +10,7 @@ from flows.config import dump_config
 from flows.progress import ProgressFile, Telling, told
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
-from tasks.executor import Executor, own_cpus
+from tasks.executor import Executor, lost, own_cpus
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate, open_planned, require_planned
@@ -30,6 +31,7 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, tel
     is_beside = run.simulation is not None and step == "integrate"
     hearing = [telling, progress, *([] if is_beside else [ProgressFile(run.paths.progress, step)])]
     began = time.monotonic()
+    gone = {node.id for node in executor.nodes if not node.is_alive}
 
     def tell(done: int, total: int, words: str, facts: Facts | None = None, /) -> None:
         for hear in hearing:
@@ -41,6 +43,8 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, tel
         began = max(began, run.simulation.ended)  # so that seconds of both at once are counted once
     seconds = telling.seconds = time.monotonic() - began
     facts = asdict(summary)
+    if fallen := lost(executor.nodes, but=gone):
+        facts["nodes_lost"] = [str(node) for node in fallen]
     if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]
     run.finish(step, seconds=seconds, summary=facts, cores=cores_of(step, run, executor))
@@ -55,7 +59,7 @@ def cores_of(step: str, run: Run, executor: Executor) -> int | None:
     velocity = run.config.velocity
     if step == "train_generator" or (step == "fit_velocity" and velocity.kind == "network"):
         least, most = worker_range((run.config.generator if step == "train_generator" else velocity).workers)
-        return least if least == most else None
+        return math.ceil(least * run.config.compute.demand(step).asked.cpus) if least == most else None
     is_searched = velocity.kind == "kernel" and velocity.bandwidth == "loo"
     is_spread = step == "integrate" or (step == "fit_velocity" and is_searched)
     return executor.cpus if is_spread else own_cpus()
@@ -84,6 +88,7 @@ def _fit_velocity(run: Run, executor: Executor, progress: Progress) -> Any:
         data=run.holder("ingest").data,
         place=TrainingPlace(folder=run.paths.velocity, key=run.keys["fit_velocity"]),
         device=run.config.compute.device,
+        demand=run.config.compute.demand("fit_velocity"),
         generator=run.config.generator if "train_generator" in run.pending else None,
     )
     return fit_velocity(request, executor=executor, progress=progress)
@@ -100,6 +105,7 @@ def integrate_request(run: Run) -> IntegrateRequest:
         velocity=run.holder("fit_velocity").velocity,
         store=run.paths.trajectories,
         device=run.config.compute.device,
+        asks_for_gpu=run.config.compute.demand("integrate").asks_for_gpu,
         is_spread=run.config.compute.spread,
     )
 
@@ -130,6 +136,7 @@ def _train_generator(run: Run, _: Executor, progress: Progress) -> Any:
         store=trajectories.store,
         place=generator_place(run),
         device=run.config.compute.device,
+        demand=run.config.compute.demand("train_generator"),
     )
     return train_generator(request, progress=progress)
 

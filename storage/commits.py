@@ -37,6 +37,7 @@ class Commit:
     attempt: str  # who wrote it; for people
     seconds: float  # simulation and writing, wall time
     host: str
+    node: str = ""  # of a Ray cluster, by its id there; a host may run several. Empty: none
     arithmetic: str = ""  # what that host makes of the velocity to the last bit; of older records unknown
 
     @property

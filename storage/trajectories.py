@@ -120,6 +120,7 @@ class TrajectoryStore:
         label: Labels | None = None,
         started: float | None = None,
         arithmetic: str = "",
+        node: str = "",
     ) -> Commit:
         """Write, make durable, read back and commit one whole chunk ``x`` of :attr:`chunk_shape`.
 
@@ -131,6 +132,7 @@ class TrajectoryStore:
             label: of each row, ``[chunk_rows]``, where the plan has classes, else None.
             started: ``time.monotonic()`` when the work began, for the record.
             arithmetic: of the machine, for the record.
+            node: of a cluster, likewise.
 
         Raises:
             CommitConflictError: an earlier attempt gave other bytes.
@@ -156,6 +158,7 @@ class TrajectoryStore:
                 attempt=uuid.uuid4().hex[:12],
                 seconds=round(time.monotonic() - began, 4),
                 host=os.uname().nodename,
+                node=node,
                 arithmetic=arithmetic,
             )
             self.ledger.publish(commit)

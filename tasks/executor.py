@@ -4,6 +4,7 @@ A unit of work is a plain function of one picklable item that may run twice with
 they complete; they are small receipts, never arrays.
 """
 
+import json
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
@@ -22,8 +23,21 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from storage.errors import HaltedError, InputError
+from tasks.capacity import (
+    Amounts,
+    Node,
+    Watch,
+    in_words,
+    nodes_in_words,
+    require_room,
+    slots,
+    slots_beside,
+    usable_gpus,
+    worker_amounts,
+)
+from tasks.capacity import lost as lost  # of which a run's record tells
+from tasks.compute import TASKS_PER_GPU, ComputeSpec, Demand
 from tasks.reaper import birth_certificates, descendants, kill_all, reaping
-from tasks.specs import ComputeSpec
 from tasks.worker_logs import News, WorkerLog, dead_workers, note_of
 from tasks.worker_metrics import UnitMeter
 
@@ -32,7 +46,8 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_IN_FLIGHT_PER_CPU = 3
+_IN_FLIGHT_PER_SLOT = 3
+NODE_VARIABLE = "CHARFLOW_NODE"  # of the environment of a task, which tells it its node's id
 _LOOK_SECONDS = 1.0  # between looks for items that take too long
 STRAGGLER_SECONDS = 10.0  # that an item may take at least
 _REMEMBERED = 1000  # items, for the median
@@ -45,6 +60,10 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 
 class UnreachableClusterError(ConnectionError):
     """A Ray address was asked for and nothing answers there."""
+
+
+_PLAIN = Demand(step="integrate")
+_DRAINED_IDLE = 4  # Ray's reason for the end of a node that its autoscaler had no more use for
 
 
 def _unheard(_: object) -> None:
@@ -60,15 +79,46 @@ class Executor(Protocol):
         ...
 
     @property
-    def gpus(self) -> int:
+    def gpus(self) -> float:
         """Number of GPUs that work can be given."""
         ...
 
-    def beside(self, workers: int, *, device: str, halted: threading.Event) -> "Executor":
-        """Give an executor that leaves a CPU, and but for ``device`` = ``cpu`` a GPU, to each worker of a training.
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes of the cluster, those that are gone as well; none where there is no cluster."""
+        ...
+
+    def given(self, demand: Demand) -> "Executor":
+        """Give an executor whose tasks ask for what a step asks for."""
+        ...
+
+    def require_room(self, *, device: str, count: int = 1, what: str = "") -> None:
+        """Refuse, before any work, what the cluster cannot serve.
+
+        Args:
+            device: ``cuda`` for tasks or workers that ask for a GPU.
+            count: of them that must have room at once.
+            what: the key that says how many.
 
         Raises:
-            InputError: nothing would be left. Its maps, once ``halted`` is set: a ``HaltedError``.
+            InputError: no nodes have what is asked for, and none come.
+        """
+        ...
+
+    def beside(
+        self, workers: int, *, training: Demand, device: str, training_device: str, halted: threading.Event
+    ) -> "Executor":
+        """Give an executor whose tasks always leave room for the workers of a training.
+
+        Args:
+            workers: of the training.
+            training: what each of them asks for.
+            device: that the tasks compute on: ``cpu``, or ``auto`` and ``cuda`` for a GPU where there is one.
+            training_device: that the workers compute on, likewise.
+            halted: ends its maps by a ``HaltedError`` once it is set.
+
+        Raises:
+            InputError: nothing would be left.
         """
         ...
 
@@ -78,7 +128,7 @@ class Executor(Protocol):
         items: Iterable[Item],
         *,
         again: Callable[[Item], None] = _unheard,
-        gpu_share: float = 0.0,
+        device: str = "cpu",
     ) -> Iterator[Result]:
         """Give each item's result as it completes; the first real error stops what has not begun and is raised.
 
@@ -86,7 +136,7 @@ class Executor(Protocol):
             function: the work.
             items: its arguments.
             again: told of an item that was given to a second worker, perhaps more than once.
-            gpu_share: of a GPU that each item's work may use; the worker sees that GPU alone.
+            device: ``cuda`` gives each item's work a GPU, or a share of one, which is all that the worker sees then.
         """
         ...
 
@@ -100,11 +150,25 @@ class SerialExecutor:
         return own_cpus()
 
     @property
-    def gpus(self) -> int:
+    def gpus(self) -> float:
         """None."""
         return 0
 
-    def beside(self, workers: int, *, device: str, halted: threading.Event) -> "SerialExecutor":
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """None."""
+        return ()
+
+    def given(self, demand: Demand) -> "SerialExecutor":
+        """Give itself: this process has what it has."""
+        return self
+
+    def require_room(self, *, device: str, count: int = 1, what: str = "") -> None:
+        """Refuse nothing."""
+
+    def beside(
+        self, workers: int, *, training: Demand, device: str, training_device: str, halted: threading.Event
+    ) -> "SerialExecutor":
         """Give itself: work in this process reserves nothing, and goes on to its end."""
         return self
 
@@ -114,49 +178,75 @@ class SerialExecutor:
         items: Iterable[Item],
         *,
         again: Callable[[Item], None] = _unheard,
-        gpu_share: float = 0.0,
+        device: str = "cpu",
     ) -> Iterator[Result]:
         """Give the results in the order of the items; nothing is given out again."""
         yield from map(function, items)
 
 
 class RayExecutor:
-    """Runs each item as one Ray task of one CPU and perhaps a share of a GPU, a bounded number of them in flight.
+    """Runs each item as one Ray task that asks for what its step asks for, a bounded number of them in flight.
 
-    Ray retries tasks whose worker or node was lost; an exception of the function is never retried. At the end, when a
-    CPU idles and an item takes far longer than the others did, it is given to a second worker; the first result counts,
-    and the slower attempt can do no harm, for a unit of work may run twice. After an error
+    Ray retries tasks whose worker or node was lost; an exception of the function is never retried. At the end, when
+    there is room and an item takes far longer than the others did, it is given to a second worker; the first result
+    counts, and the slower attempt can do no harm, for a unit of work may run twice. After an error
     nothing more is submitted, and the few tasks in flight end by themselves or with the session: ``ray.cancel`` can
     meet a task's own reply and abort the whole process (``task_manager.cc: Check failed``, ray 2.60).
 
-    Where CPUs and GPUs are ``reserved`` for a training, no task waits in a queue, which Ray would serve before it;
-    ``halted`` ends the maps.
+    Beside a ``training`` no task waits in a queue, which Ray would serve before it; ``halted`` ends the maps.
     """
 
-    def __init__(self, *, reserved: int = 0, halted: threading.Event | None = None) -> None:
-        self._reserved = reserved
+    def __init__(
+        self,
+        demand: Demand = _PLAIN,
+        *,
+        training: "_Training | None" = None,
+        halted: threading.Event | None = None,
+    ) -> None:
+        self._demand = demand
+        self._training = training
         self._halted = halted or threading.Event()
 
     @property
     def cpus(self) -> int:
-        """Number of CPUs of the cluster, without those of a training beside it."""
-        return _resource("CPU", least=1) - self._reserved
+        """Number of CPUs that tasks can hold at once, without those of a training beside them."""
+        return math.ceil(self._slots(self._asked("cpu"), self.nodes) * self._demand.asked.cpus)
 
     @property
-    def gpus(self) -> int:
-        """Number of GPUs of the cluster."""
-        return _resource("GPU", least=0)
+    def gpus(self) -> float:
+        """Number of GPUs of the nodes that can serve a task."""
+        return usable_gpus(self._demand, self.nodes)
 
-    def beside(self, workers: int, *, device: str, halted: threading.Event) -> "RayExecutor":
-        """Give an executor for as many tasks as there are CPUs, or GPUs, beyond one a worker."""
-        counts = {"CPU": _resource("CPU", least=1)} | ({"GPU": self.gpus} if device != "cpu" and self.gpus else {})
-        for kind, found in counts.items():
-            if found <= workers:
-                raise InputError(
-                    f"generator.overlap = true needs a {kind} more than generator.workers ({workers}) for the "
-                    f"simulation, found {found}; lower generator.workers or raise compute.{kind.lower()}s"
-                )
-        return RayExecutor(reserved=workers, halted=halted)
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes of the cluster, those that are gone as well."""
+        return cluster_nodes()
+
+    def given(self, demand: Demand) -> "RayExecutor":
+        """Give an executor for the tasks of a step, on the same cluster, beside nothing."""
+        return RayExecutor(demand)
+
+    def require_room(self, *, device: str, count: int = 1, what: str = "") -> None:
+        """Wait as long as the demand's patience lasts for nodes that can serve so many."""
+        asked = self._asked(device)
+        require_room(cluster_nodes, asked, demand=self._demand, count=count, what=what, call=call_for_nodes)
+
+    def beside(
+        self, workers: int, *, training: Demand, device: str, training_device: str, halted: threading.Event
+    ) -> "RayExecutor":
+        """Give an executor for as many tasks as leave room for the workers, wherever Ray puts them."""
+        nodes = self.nodes
+        on_gpu = "cpu" if training_device == "cpu" or not usable_gpus(training, nodes) else "cuda"
+        each = worker_amounts(training, nodes, workers=workers, device=on_gpu)
+        found = RayExecutor(self._demand, training=_Training(workers=workers, each=each), halted=halted)
+        asked = self._asked("cuda" if device != "cpu" and self.gpus else "cpu")
+        if not found._slots(asked, nodes):
+            raise InputError(
+                f"generator.overlap = true needs room for a task of the simulation ({in_words(asked)}) beside "
+                f"generator.workers = {workers} ({in_words(each)} each); the cluster has {nodes_in_words(nodes)}: "
+                "lower generator.workers, or raise compute.cpus or compute.gpus of a cluster started here"
+            )
+        return found
 
     def map(
         self,
@@ -164,35 +254,98 @@ class RayExecutor:
         items: Iterable[Item],
         *,
         again: Callable[[Item], None] = _unheard,
-        gpu_share: float = 0.0,
+        device: str = "cpu",
     ) -> Iterator[Result]:
         """Give the results as they complete.
 
         A second worker that takes too long an item is told of at once, one that Ray found for a lost one when it ends.
 
         Raises:
+            InputError: no node can serve a task, and none came for as long as the demand's patience lasts.
+            LostNodesError: those that could are gone, and did not come back.
             Exception: what the function raised, as it raised it.
         """
-        import ray  # slow to import, and absent from runs that re-use everything
-
-        cpus = self.cpus
-        # without max_calls a worker of GPU tasks would end after each, and with it the loaded network
-        remote = ray.remote(num_cpus=1, num_gpus=gpu_share, max_calls=0, max_retries=3)(_counting(function))
-        flight = _Flight[Any](remote, again=again)
-        at_once = max(2, _IN_FLIGHT_PER_CPU * cpus)
-        if self._reserved:
-            at_once = max(1, min(cpus, int((self.gpus - self._reserved) / gpu_share)) if gpu_share else cpus)
-        waiting = iter(items)
+        self.require_room(device=device)
+        asked = self._asked(device)
+        flight = _Flight[Any](_remote(function, asked, placement=self._demand.placement), again=again)
+        watch = Watch(cluster_nodes, told=tell_lost)
+        waiting, seen, room = iter(items), None, 0
         while True:
             if self._halted.is_set():
                 raise HaltedError("the work was asked to end")
+            if (nodes := watch.look()) is not seen:  # counted at each look, for on many nodes that takes milliseconds
+                watch.require_hope(asked, demand=self._demand)
+                seen, room = nodes, self._slots(asked, nodes)
+            at_once = max(1, room) if self._training else max(2, _IN_FLIGHT_PER_SLOT * room)
             while flight.items < at_once and (item := next(waiting, _END)) is not _END:
                 flight.ask(item)
             if not flight.items:
                 return
             yield from flight.landed()
-            if flight.attempts < cpus:
+            if flight.attempts < room:
                 flight.ask_stragglers()
+
+    def _asked(self, device: str) -> Amounts:
+        share = self._demand.gpu_share(1 / TASKS_PER_GPU) if device == "cuda" else 0.0
+        return self._demand.asked.amounts(gpu_share=share)
+
+    def _slots(self, asked: Amounts, nodes: Sequence[Node]) -> int:
+        if self._training is None:
+            return slots(asked, nodes)
+        return slots_beside(asked, nodes, workers=self._training.workers, each=self._training.each)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """Workers for which tasks leave room."""
+
+    workers: int
+    each: Amounts  # asked for
+
+
+def _remote(function: Callable[[Item], Result], asked: Amounts, *, placement: str) -> Any:
+    """Give a Ray task that asks for so much."""
+    import ray  # slow to import, and absent from runs that re-use everything
+
+    own = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    options: dict[str, Any] = {own[name]: amount for name, amount in asked.items() if name in own}
+    options["resources"] = {name: amount for name, amount in asked.items() if name not in own}
+    if "memory" in options:
+        options["memory"] = int(options["memory"])
+    if placement == "spread":
+        options["scheduling_strategy"] = "SPREAD"
+    # without max_calls a worker of GPU tasks would end after each, and with it the loaded network
+    return ray.remote(max_calls=0, max_retries=3, **options)(_counting(function))
+
+
+def cluster_nodes() -> list[Node]:
+    """Give the nodes of the cluster that this process is part of, those that are gone as well."""
+    import ray
+
+    return [
+        Node(
+            id=found["NodeID"],
+            address=found["NodeManagerAddress"],
+            resources=found["Resources"],
+            is_alive=found["Alive"],
+            is_dismissed=found["DeathReason"] == _DRAINED_IDLE,
+        )
+        for found in ray.nodes()  # type: ignore[no-untyped-call]
+    ]
+
+
+def call_for_nodes(asked: Amounts, count: int) -> None:
+    """Ask the cluster's autoscaler, where there is one, for room; a count of 0 takes what was asked for back."""
+    from ray.autoscaler.sdk import request_resources
+
+    if count:
+        logger.warning("waiting for nodes with room for %d of %s", count, in_words(asked))
+    request_resources(bundles=[dict(asked)] * count)
+
+
+def tell_lost(node: Node) -> None:
+    """Log that the cluster lost a node."""
+    logger.warning("node %s was lost", node, extra={"event": "node_lost", "node": node.id})
 
 
 class _Flight(Generic[Item]):
@@ -258,6 +411,7 @@ def _counting(function: Callable[[Item], Result]) -> Callable[[Item], tuple[int,
         from ray._private import worker  # Ray tells it nowhere else
 
         core: Any = worker.global_worker
+        os.environ[NODE_VARIABLE] = core.current_node_id.hex()
         began, meter = time.monotonic(), _unit_meter()
         try:
             with own_log_noted():
@@ -431,13 +585,24 @@ def _end(ray: Any, *, spared: set[int]) -> None:
     kill_all(births, patience=_PATIENCE_SECONDS)
 
 
+def own_code() -> dict[str, list[str]]:
+    """Give the part of Ray's runtime environment that brings our code; nothing in a job that brings its own.
+
+    ``ray job submit`` hands its environment to the driver in a variable, and Ray refuses to merge two of one kind.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    if "py_modules" in (job.get("runtime_env") or {}):
+        return {}
+    here = Path(__file__).resolve().parent.parent
+    return {"py_modules": [str(here / name) for name in ("tasks", "storage")]}
+
+
 def _attach(ray: Any, address: str) -> None:
     """Join a cluster and bring our own code, so that its workers run the very version that drives them."""
-    here = Path(__file__).resolve().parent.parent
     try:
         ray.init(
             address=address,
-            runtime_env={"py_modules": [str(here / name) for name in ("tasks", "storage")]},
+            runtime_env=own_code(),
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
@@ -446,12 +611,6 @@ def _attach(ray: Any, address: str) -> None:
         raise UnreachableClusterError(
             f"compute.address {address!r} is no running Ray cluster that this version can join: {error}"
         ) from error
-
-
-def _resource(name: str, *, least: int) -> int:
-    import ray
-
-    return int(ray.cluster_resources().get(name, least))  # type: ignore[no-untyped-call]
 
 
 def _get(reference: Any) -> Any:

@@ -1,7 +1,8 @@
 """STEP fit_velocity: dataset shards become an estimate of the velocity field (arXiv 2405.05512, section 2.3)."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tasks.networks.spectral import settle_norms
 from tasks.specs import (
     ORACLE_KINDS,
     DatasetSpec,
+    Demand,
     GeneratorSpec,
     InterpolantSpec,
     Progress,
@@ -27,7 +29,7 @@ from tasks.specs import (
     VelocitySpec,
 )
 from tasks.training.checkpoint import weights_from_bytes
-from tasks.training.ddp import train_on_cluster
+from tasks.training.ddp import Outcome, train_on_cluster
 from tasks.training.device import describe, place_training
 from tasks.training.failure import Numbering
 from tasks.training.fit import fit, is_published, require_generator, require_network, resume
@@ -53,6 +55,7 @@ class VelocityRequest:
     data: Location  # the ingested store
     place: TrainingPlace
     device: str = "cpu"  # auto, cpu or cuda
+    demand: Demand = field(default_factory=partial(Demand, step="fit_velocity"))  # of each training worker
     generator: GeneratorSpec | None = None  # to be trained on its trajectories; refused here, not hours later
 
 
@@ -66,6 +69,7 @@ class VelocitySummary:
     batch_size: int | None  # global; None for an oracle
     startup_seconds: float  # of the workers, not spent training
     computed_on: str | None  # device and precision, as "cpu, float32"; None for an oracle
+    restarts: int = 0  # of a training's workers from a checkpoint, after one was lost
 
 
 def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Executor | None = None) -> VelocitySummary:
@@ -81,7 +85,7 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
             there is none, a network that cannot take the data (the generator's as well, and its features), or shards,
             batch and workers that do not fit.
     """
-    startup = 0.0
+    outcome = Outcome()
     if not is_published(request.place):
         if request.generator is not None:
             require_generator(request.generator, DataStore(request.data).dim)
@@ -99,7 +103,7 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
                     executor=executor or SerialExecutor(),
                 )
             case "network":
-                startup = _train(request, progress=progress)
+                outcome = _train(request, progress=progress)
     model = read_model(request.place.folder)
     losses = read_journal(request.place.journal)
     return VelocitySummary(
@@ -107,13 +111,14 @@ def fit_velocity(request: VelocityRequest, *, progress: Progress, executor: Exec
         digest=model.digest,
         loss=losses[-1]["loss"] if losses else None,
         batch_size=request.velocity.batch_size if model.spec["kind"] == "network" else None,
-        startup_seconds=startup,
+        startup_seconds=outcome.startup_seconds,
         computed_on=describe(losses[-1]) if losses else None,
+        restarts=outcome.restarts,
     )
 
 
-def _train(request: VelocityRequest, *, progress: Progress) -> float:
-    """Train on the cluster, after refusing here what would fail there; give the seconds that were not training."""
+def _train(request: VelocityRequest, *, progress: Progress) -> Outcome:
+    """Train on the cluster, after refusing here what would fail there."""
     spec, store = request.velocity, DataStore(request.data)
     require_divisible(store, batch_size=spec.batch_size, workers=spec.workers)
     _class_count(request, store)
@@ -126,6 +131,7 @@ def _train(request: VelocityRequest, *, progress: Progress) -> float:
         parts=stream_grid(store.shards, batch_size=spec.batch_size).count,
         place=request.place,
         device=request.device,
+        demand=request.demand,
         progress=progress,
     )
 

@@ -32,7 +32,6 @@ from tasks.transport.grid import time_grid
 
 logger = logging.getLogger(__name__)
 
-_TASKS_PER_GPU = 4  # one computes while others draw noise, write and sync
 _NAMED = 5  # chunks that were tried again, of any number of them
 
 
@@ -48,6 +47,7 @@ class IntegrateRequest:
     velocity: Location  # folder of the published velocity
     store: Location
     device: str = "cpu"  # auto, cpu or cuda, for a velocity network; others are computed on the CPU
+    asks_for_gpu: bool = False  # by number; of no use for other velocities
     is_spread: bool = False  # a kernel's sums are spread over Ray tasks, one a shard, and not the chunks
 
 
@@ -222,6 +222,8 @@ def _class_shares(request: IntegrateRequest, velocity: StoredModel) -> tuple[flo
 def _device(request: IntegrateRequest, executor: Executor) -> str:
     """Give ``cpu`` or ``cuda``; what is asked of a GPU and there is none is said."""
     if read_model(request.velocity).spec["kind"] != "network":
+        if request.asks_for_gpu:
+            logger.warning("compute.integrate.gpus: for a network's velocity only; computing on the CPU, none is asked")
         return "cpu"
     device = choose_device(request.device, gpus=executor.gpus)
     asked = {"trajectories.matmul": request.trajectories.matmul, "trajectories.compile": request.trajectories.compile}
@@ -240,15 +242,12 @@ def simulate(
 ) -> Iterator[Commit]:
     """Simulate and commit the given chunks; ``again`` hears of those that were given to a second worker.
 
-    Several tasks share a GPU (``device`` = ``cuda``): one computes while the others draw noise, write and sync.
-
     Raises:
         DamagedError: the velocity is not the one that the store was planned with.
     """
     # made when asked for: a million of them would be most of the driver's memory
     tasks = (ChunkTask(velocity=velocity, store=store.path, chunk=chunk, device=device) for chunk in chunks)
-    share = 1 / _TASKS_PER_GPU if device == "cuda" else 0.0
-    return executor.map(simulate_chunk, tasks, again=lambda task: again(task.chunk), gpu_share=share)
+    return executor.map(simulate_chunk, tasks, again=lambda task: again(task.chunk), device=device)
 
 
 def simulate_spread(

@@ -5,6 +5,7 @@ of which its record tells. A worker process loads the velocity once and re-uses 
 solved at once as keep activations in cache; on a GPU the whole chunk lies on the device and goes out in one copy.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from storage.models import read_model
 from storage.paths import Location
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore
+from tasks.executor import NODE_VARIABLE
 from tasks.fit_velocity import load_velocity
 from tasks.networks.denoiser import Denoiser
 from tasks.training.device import ON_CPU, Placement, given_device, place
@@ -74,7 +76,8 @@ def commit_chunk(
     start = chunk * store.plan.chunk_rows
     label = row_labels(store.plan, start, start + store.plan.chunk_rows)
     labels = None if label is None else label.numpy()
-    return store.write_chunk(chunk, x, label=labels, started=began, arithmetic=arithmetic)
+    node = os.environ.get(NODE_VARIABLE, "")
+    return store.write_chunk(chunk, x, label=labels, started=began, arithmetic=arithmetic, node=node)
 
 
 def placement_of(plan: TrajectoryPlan, device: torch.device) -> Placement:

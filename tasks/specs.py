@@ -19,6 +19,9 @@ from tasks.checks import (
     require_positive,
     shown,
 )
+from tasks.compute import ComputeSpec as ComputeSpec  # a section like those below
+from tasks.compute import Demand as Demand
+from tasks.compute import ResourcesSpec as ResourcesSpec
 from tasks.saving import saved_steps, stored_precision
 
 INTERPOLANT_KINDS = ("linear", "foellmer", "trigonometric", "vp")
@@ -33,7 +36,6 @@ LOSS_KINDS = ("squared", "huber")
 SOURCE_KINDS = ("digits", "idx", "parquet", "images", "npz", "zarr")
 PATH_KINDS = ("idx", "parquet", "images", "npz", "zarr")
 PRECISION_KINDS = ("float32", "tf32", "bf16")
-DEVICE_KINDS = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,24 +424,6 @@ class EvaluationSpec:
             not self.features_digest or self.features_weights != "",
             f"evaluation.features_digest needs evaluation.features_weights, got {self.features_digest!r} for none",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComputeSpec:
-    """Where the work runs; no part of any key, for it changes no result."""
-
-    address: str = ""  # of a running Ray cluster; empty: start one here
-    cpus: int = 0  # of a cluster started here; 0: all
-    gpus: int = 0
-    device: str = "auto"  # auto: a GPU when there is one
-    spread: bool = False  # sum a kernel's shards in Ray tasks of their own, for data larger than a worker's memory
-    timeout: float = 0.0  # seconds that a step may take; 0: any
-
-    def __post_init__(self) -> None:
-        require_at_least("compute.cpus", self.cpus, 0)
-        require_at_least("compute.gpus", self.gpus, 0)
-        require_at_least("compute.timeout", self.timeout, 0)
-        require_one_of("compute.device", self.device, DEVICE_KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)

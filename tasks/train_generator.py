@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,9 @@ from tasks.fit_velocity import build_stored_denoiser
 from tasks.networks.build import build_generator, rebuild, warm_start
 from tasks.networks.generator import Generator
 from tasks.networks.spectral import settle_norms
-from tasks.specs import GeneratorSpec, Progress, TrainingPlace
+from tasks.specs import Demand, GeneratorSpec, Progress, TrainingPlace
 from tasks.training.checkpoint import weights_from_bytes
-from tasks.training.ddp import train_on_cluster
+from tasks.training.ddp import Outcome, train_on_cluster
 from tasks.training.device import CPU, describe, place, place_training
 from tasks.training.failure import Numbering
 from tasks.training.features import load_features
@@ -52,6 +52,7 @@ class GeneratorRequest:
     store: Location  # of the trajectories
     place: TrainingPlace
     device: str = "cpu"  # auto, cpu or cuda
+    demand: Demand = field(default_factory=partial(Demand, step="train_generator"))  # of each training worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class GeneratorSummary:
     batch_size: int  # global
     startup_seconds: float  # of the workers, not spent training
     computed_on: str  # device and precision, as "cpu, float32"
+    restarts: int = 0  # of the workers from a checkpoint, after one was lost
 
 
 def train_generator(request: GeneratorRequest, *, progress: Progress) -> GeneratorSummary:
@@ -73,10 +75,10 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
         InputError: a GPU was asked for and there is none, the network or the features cannot take the data's shape, or
             data, velocity and trajectories are not of one another.
     """
-    startup = 0.0
+    outcome = Outcome()
     if not is_published(request.place):
         _require_fitting(request)
-        startup = train_on_cluster(
+        outcome = train_on_cluster(
             train_characteristics,
             request,
             section="generator",
@@ -84,6 +86,7 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
             parts=_parts(request),
             place=request.place,
             device=request.device,
+            demand=request.demand,
             progress=progress,
         )
     last = read_journal(request.place.journal)[-1]
@@ -92,8 +95,9 @@ def train_generator(request: GeneratorRequest, *, progress: Progress) -> Generat
         loss=last["loss"],
         wait_share=last["wait_share"],
         batch_size=request.generator.batch_size,
-        startup_seconds=startup,
+        startup_seconds=outcome.startup_seconds,
         computed_on=describe(last),
+        restarts=outcome.restarts,
     )
 
 

@@ -28,11 +28,14 @@ settings.load_profile("charflow")
 USE_RAY = {
     "clusters of their own": (
         "tests/deploy/test_slurm.py",
+        "tests/benchmarks/test_orchestration.py",
         "tests/end_to_end/test_blows.py",
         "tests/end_to_end/test_deployments.py",
         "tests/end_to_end/test_elastic.py",
         "tests/end_to_end/test_interruption.py",
         "tests/end_to_end/test_watched.py",
+        "tests/end_to_end/test_job.py",
+        "tests/end_to_end/test_nodes.py",
         "tests/end_to_end/test_object_store.py",
         "tests/end_to_end/test_road.py",
         "tests/end_to_end/test_study.py",

@@ -39,13 +39,15 @@ ALLOWED: dict[str, set[str]] = {
     "flows/registration.py": {"httpx", "prefect", "flows", "storage.errors"},
     "flows/deployments.py": {"prefect", "pydantic", "yaml", "flows", "storage.errors"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
-    "tasks/executor.py": {"ray", "tasks.specs", "tasks.reaper", "tasks.worker_logs", "tasks.worker_metrics"}
-    | {"storage.errors"},
+    "tasks/executor.py": {"ray", "tasks.compute", "tasks.capacity", "tasks.reaper", "tasks.worker_logs"}
+    | {"tasks.worker_metrics", "storage.errors"},
+    "tasks/capacity.py": {"tasks.compute", "storage.errors"},
+    "tasks/compute.py": {"tasks.checks"},
     "tasks/worker_logs.py": set(),
     "tasks/worker_metrics.py": set(),
     "tasks/reaper.py": set(),
     "tasks/ray_data.py": {"ray", "numpy", "storage"},
-    "tasks/specs.py": {"storage.paths", "tasks.checks", "tasks.saving"},
+    "tasks/specs.py": {"storage.paths", "tasks.checks", "tasks.compute", "tasks.saving"},
     "tasks/saving.py": {"tasks.checks"},
     "tasks/checks.py": set(),
     "tasks/training": {"torch", "numpy", "safetensors", "tasks", "storage"},

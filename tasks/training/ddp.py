@@ -3,15 +3,17 @@
 Workers write their own metrics and checkpoints to the shared root, so nothing passes through Ray but the request.
 """
 
+import json
 import logging
 import os
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,11 +24,22 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from storage.errors import StorageError
 from storage.journal import read_journal
-from tasks.executor import note_lost_workers, own_log_noted
-from tasks.specs import GeneratorSpec, Progress, TrainingFacts, TrainingPlace, VelocitySpec, Workers, worker_range
+from tasks.capacity import require_room, usable_gpus, worker_amounts
+from tasks.executor import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted
+from tasks.specs import (
+    Demand,
+    GeneratorSpec,
+    Progress,
+    TrainingFacts,
+    TrainingPlace,
+    VelocitySpec,
+    Workers,
+    worker_range,
+)
 from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.failure import GradientError, LossError
 from tasks.training.group import Group, alone
+from tasks.training.guard import Asked, Guard
 from tasks.worker_metrics import TrainingMeter
 
 logger = logging.getLogger(__name__)
@@ -43,6 +56,7 @@ _SOONER = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 HOPELESS = (FloatingPointError, StorageError)  # a worker that begins again from the last checkpoint meets them again
 _FOLLOW_SECONDS = 0.5
 _TOLD = ("loss", "steps_per_second", "wait_share")  # of a journal's record, beside its step
+_PLAIN = Demand(step="train_generator")
 _LATER_SECONDS = 1.0  # than a worker that knows which rows are at fault, which is heard within a tenth
 
 
@@ -55,11 +69,10 @@ def train_on_cluster(
     parts: int,
     place: TrainingPlace,
     device: str,
+    demand: Demand,
     progress: Progress,
-) -> float:
+) -> "Outcome":
     """Train a section's network with its workers, after saying what is not done for want of a GPU.
-
-    Gives the seconds that were not training.
 
     Args:
         worker: as for :func:`run_distributed`.
@@ -69,12 +82,13 @@ def train_on_cluster(
         parts: as for :func:`run_distributed`.
         place: where the files go.
         device: ``compute.device``.
+        demand: what a worker asks for.
         progress: told of the steps.
 
     Raises:
-        InputError: a GPU was asked for and the cluster has none.
+        InputError: the cluster has no GPU and one was asked for, or no room for the workers.
     """
-    found = cluster_device(device)
+    found = cluster_device(device, demand)
     warn_of_fallback(section, spec, found)
     return run_distributed(
         worker,
@@ -85,7 +99,17 @@ def train_on_cluster(
         steps=spec.steps,
         progress=progress,
         device=found,
+        demand=demand,
+        what=f"{section}.workers",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is known of a training that is done, beside what its workers published."""
+
+    startup_seconds: float = 0.0  # that were not training: starting and stopping workers, and attempts that were lost
+    restarts: int = 0  # of the workers, from the newest checkpoint, after one was lost
 
 
 def run_distributed(
@@ -98,13 +122,13 @@ def run_distributed(
     progress: Progress,
     parts: int = 0,
     device: str = "cpu",
-) -> float:
+    demand: Demand = _PLAIN,
+    what: str = "workers",
+) -> Outcome:
     """Run ``worker(request, group)`` on each of ``workers`` Ray Train workers of one thread, until all are done.
 
     With least and most workers there are as many as the cluster has room for: a lost one shrinks the group, and where
     there is room again it grows, each time from the newest checkpoint.
-
-    Gives the seconds that were not training: starting and stopping workers, and attempts that were lost.
 
     Args:
         worker: a module-level function; on a restart it finds its newest checkpoint by itself.
@@ -116,8 +140,12 @@ def run_distributed(
         parts: equal parts that every global batch can be cut into; workers beyond the most that divide them sit out.
             0: any number.
         device: ``cpu``, or ``cuda`` for a GPU a worker, or a share of one where there are fewer.
+        demand: what each worker asks for.
+        what: the key that says how many workers.
 
     Raises:
+        InputError: the cluster has no room for the least number of workers.
+        LostNodesError: it had, and no more, for longer than nodes take to come back.
         Exception: what the worker raised, after Ray gave up.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # slow to import
@@ -127,16 +155,20 @@ def run_distributed(
     is_elastic = least < most
     if is_elastic:
         os.environ.setdefault(*_SOONER)
-    resources = worker_resources(workers=most, gpus=_gpus() if device == "cuda" else 0)
+    resources = worker_amounts(demand, cluster_nodes(), workers=most, device=device)
+    asked = Asked(resources=resources, workers=least, demand=demand, what=what)
+    require_room(cluster_nodes, resources, demand=demand, count=least, what=what, call=call_for_nodes)
+    restarts = _Restarts(place)
     scaling: dict[str, Any] = {
         "num_workers": (least, most) if is_elastic else least,
         "elastic_resize_monitor_interval_s": RESIZE_SECONDS,
         "use_gpu": "GPU" in resources,
         "resources_per_worker": resources,
+        "placement_strategy": demand.placement.upper(),
     }
     loop = {"worker": worker, "request": request, "gpu_share": resources.get("GPU", 0.0), "parts": parts}
-    with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, _Follower(place, steps, progress):
-        trainer = _trainer_class()(
+    with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, restarts:
+        trainer = _trainer_class(restarts)(
             _enter,
             train_loop_config=loop,
             scaling_config=ScalingConfig(**scaling),
@@ -146,49 +178,58 @@ def run_distributed(
                 failure_config=FailureConfig(max_failures=_ELASTIC_RESTARTS if is_elastic else RESTARTS),
             ),
         )
-        _run(trainer)
-    return time.monotonic() - began - read_journal(place.journal)[-1]["elapsed"]
+        guard = Guard(asked, restarts=restarts.told, end=trainer.end)
+        with _Follower(place, steps, progress), guard:
+            _run(trainer, guard)
+        told = restarts.told()
+    startup = time.monotonic() - began - read_journal(place.journal)[-1]["elapsed"]
+    return Outcome(startup_seconds=startup, restarts=len(told))
 
 
-def cluster_device(asked: str) -> str:
+def cluster_device(asked: str, demand: Demand) -> str:
     """Give ``cpu`` or ``cuda``: what workers of the cluster will compute on for ``compute.device`` = ``asked``.
 
     Raises:
         InputError: a GPU was asked for and the cluster has none.
     """
-    return choose_device(asked, gpus=_gpus())
+    return choose_device(asked, gpus=usable_gpus(demand, cluster_nodes()))
 
 
-def _gpus() -> int:
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-
-
-def worker_resources(*, workers: int, gpus: int) -> dict[str, float]:
-    """Give what a worker asks of Ray: one CPU, and a GPU or such a share of one that all workers fit on them."""
-    return {"CPU": 1.0} | ({"GPU": 1 / -(-workers // gpus)} if gpus else {})
-
-
-def _trainer_class() -> Any:
+def _trainer_class(restarts: "_Restarts") -> Any:
     """Give Ray Train's data-parallel trainer without what this project has no use for.
 
     The plain trainer and our own process group start in 9 to 12 s on two cores, ``TorchTrainer`` in 14 to 20: it
     imports torch in its controller before any worker starts, and it starts processes for datasets and for a cleaner
-    that asks a dashboard we do not run. It would also start workers anew after an error that they meet again. Both
+    that asks a dashboard we do not run. It would also start workers anew after an error that they meet again. The
     methods that are overridden are private; test_ddp.py watches over them.
     """
+    import ray
     from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     class Policy(DefaultFailurePolicy):
         def make_decision(self, training_failed_error: Any) -> Any:
-            failures = getattr(training_failed_error, "worker_failures", {}).values()
-            if any(isinstance(_cause(failure), HOPELESS) for failure in failures):
+            failures = getattr(training_failed_error, "worker_failures", {})
+            if any(isinstance(_cause(failure), HOPELESS) for failure in failures.values()):
                 return FailureDecision.RAISE
-            return super().make_decision(training_failed_error)
+            decision = super().make_decision(training_failed_error)
+            if failures and decision is FailureDecision.RETRY:
+                restarts.tell(_lost_ranks(failures))
+            return decision
 
     class Trainer(DataParallelTrainer):
+        controller: Any = None  # once it runs, for whoever has to end it
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
+            super()._register_sigint_handler(controller)
+
+        def end(self) -> bool:
+            """Kill the controller, and with it the workers; not in a thread but the main one, where none is known."""
+            if self.controller is not None:
+                ray.kill(self.controller)
+            return self.controller is not None
+
         def _create_default_callbacks(self) -> list[Any]:
             return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED_CALLBACKS]
 
@@ -199,9 +240,9 @@ def _trainer_class() -> Any:
     return Trainer
 
 
-def _run(trainer: Any) -> None:
+def _run(trainer: Any, guard: Guard) -> None:
     """Fit, and raise what stopped it as it was raised: Ray wraps a worker's error and turns Ctrl-C into an exit."""
-    from ray.exceptions import RayError
+    from ray.exceptions import RayActorError, RayError
     from ray.train import WorkerGroupError
     from ray.train.v2._internal.exceptions import RayTrainError
 
@@ -210,6 +251,10 @@ def _run(trainer: Any) -> None:
         trainer.fit()
     except SystemExit as interruption:
         raise KeyboardInterrupt from interruption
+    except RayActorError:
+        if guard.error is None:
+            raise
+        raise guard.error from None
     except WorkerGroupError as error:
         causes = [_cause(failure) for failure in error.worker_failures.values()] or [error]
         cause = _telling(causes)
@@ -278,7 +323,7 @@ def seats(workers: int, *, parts: int) -> int:
 
 def backend(gpu_share: float) -> str:
     """Give what workers talk over: NCCL takes one rank a GPU, gloo all else."""
-    return "nccl" if gpu_share == 1 else "gloo"
+    return "nccl" if gpu_share >= 1 else "gloo"
 
 
 def _meet(rank: int, world: int) -> Store | None:
@@ -301,6 +346,46 @@ def _average(world: int, gradient: Tensor) -> None:
     """Average gradients in one exchange; for networks of this size quicker than a wrapper's buckets, and to import."""
     dist.all_reduce(gradient)
     gradient /= world
+
+
+def _lost_ranks(failures: Mapping[int, Any]) -> str:
+    """Say which workers ended and of what, in a few words."""
+    kinds = Counter(type(_cause(failure)).__name__ for failure in failures.values())
+    ranks = ", ".join(map(str, sorted(failures)))
+    return f"worker {ranks}: {', '.join(kinds)}"
+
+
+class _Restarts:
+    """What Ray Train's controller, a process of its own, tells the driver of restarts, through Ray's key-value store.
+
+    Ray Train tells nobody of them. Inside a ``with`` the store has an entry, which goes on leaving.
+    """
+
+    def __init__(self, place: TrainingPlace) -> None:
+        self._key = f"charflow-restarts-{place.key}-{os.getpid()}-{time.monotonic_ns()}"
+
+    def tell(self, words: str) -> None:
+        """Add one, from the controller."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        _internal_kv_put(self._key, json.dumps([*self.told(), words]))
+
+    def told(self) -> list[str]:
+        """Give all so far."""
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        return list(json.loads(_internal_kv_get(self._key) or "[]"))
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        try:
+            _internal_kv_del(self._key)
+        except Exception as error:  # a cluster that is gone has forgotten it
+            logger.debug("the account of restarts stays: %s", error)
 
 
 class _Follower:

@@ -35,7 +35,7 @@ def bare_loop(network: nn.Module, loss: Callable[[], Tensor], spec: OptimiserSpe
 
 def our_workers(worker: Callable[..., None], request: Any, *, steps: int) -> dict[str, float]:
     """Give the seconds of the steps, those of starting and stopping, and the share spent waiting for batches."""
-    startup = run_distributed(
+    outcome = run_distributed(
         worker, request, workers=WORKERS, place=request.place, steps=steps, progress=lambda *_: None
     )
     records = read_journal(request.place.journal)
@@ -44,7 +44,7 @@ def our_workers(worker: Callable[..., None], request: Any, *, steps: int) -> dic
         record["wait_share"] * n / record["steps_per_second"] for record, n in zip(records, taken, strict=True)
     )
     elapsed = records[-1]["elapsed"]
-    return {"seconds": elapsed, "startup": startup, "wait_share": waited / elapsed}
+    return {"seconds": elapsed, "startup": outcome.startup_seconds, "wait_share": waited / elapsed}
 
 
 def compare(

@@ -19,6 +19,7 @@ from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
 from tasks.simulation import row_labels
 from tasks.train_generator import load_generator
+from tasks.training.ddp import Outcome
 from tasks.training.group import Group, alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals")]
@@ -53,9 +54,9 @@ CHANGES = (
 )
 
 
-def train_here(worker: Callable[[Any, Group], None], request: Any, **_: object) -> float:
+def train_here(worker: Callable[[Any, Group], None], request: Any, **_: object) -> Outcome:
     worker(request, alone())
-    return 0.0
+    return Outcome()
 
 
 @pytest.fixture(scope="module")

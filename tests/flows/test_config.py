@@ -240,3 +240,62 @@ def test_the_environment_names_the_cluster_of_a_configuration_that_names_none(mo
     monkeypatch.setenv("CHARFLOW_RAY", "auto")
     assert placed(here).compute.address == "auto"
     assert placed(there).compute.address == "host:1"
+
+
+RESOURCES = ("integrate.resources.simulator=2", "integrate.gpus=0.25", "train_generator.memory=1.5", "placement=spread")
+
+
+def test_what_a_step_asks_for_is_set_dumped_and_read_back(tmp_path: Path) -> None:
+    config = load_config("gaussian", changes=[f"compute.{change}" for change in RESOURCES])
+    demand = config.compute.demand("integrate")
+    assert demand.asked.amounts(gpu_share=demand.gpu_share(1.0)) == {"CPU": 1.0, "GPU": 0.25, "simulator": 2.0}
+    assert config.compute.demand("train_generator").asked.amounts() == {"CPU": 1.0, "memory": 1.5 * 2**30}
+    assert config.compute.demand("evaluate").asked.amounts() == {"CPU": 1.0}
+    assert {config.compute.demand(step).placement for step in ("integrate", "fit_velocity")} == {"spread"}
+    file = tmp_path / "again.toml"
+    file.write_text(dump_config(config))
+    assert load_config(str(file)) == config
+    leaves = flatten(as_tree(config))
+    assert leaves["compute.integrate.resources.simulator"] == 2
+    assert leaves["compute.fit_velocity.gpus"] == "auto"
+    table = load_config(
+        "gaussian", changes=["compute.integrate.resources={simulator = 2}", "compute.integrate.gpus=0.25"]
+    )
+    assert table.compute.integrate == config.compute.integrate
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("integrate.cpu=1", r"compute\.integrate\.cpu is unknown, got 1; allowed: cpus, gpus, memory, resources"),
+        ("ingest.cpus=1", r"compute\.ingest is unknown.*fit_velocity, integrate, train_generator"),
+        ("integrate=3", r"compute\.integrate must be a section, got 3; its keys: cpus, gpus, memory, resources"),
+        ("integrate.cpus=0", r"compute\.integrate\.cpus must be positive, got 0"),
+        ("integrate.cpus=many", r"compute\.integrate\.cpus: input should be a valid number.*got 'many'"),
+        (
+            "fit_velocity.gpus=1.5",
+            r"compute\.fit_velocity\.gpus must be a share from 0 to 1 or a whole number, got 1\.5",
+        ),
+        ("fit_velocity.gpus=all", r"compute\.fit_velocity\.gpus must be a number or auto, got 'all'"),
+        ("train_generator.memory=-1", r"compute\.train_generator\.memory must be at least 0 \(GiB\), got -1"),
+        ("integrate.resources=3", r"compute\.integrate\.resources: input should be a valid .*got 3"),
+        ("integrate.resources.sim=0", r"compute\.integrate\.resources\.sim must be a positive number, got 0"),
+        ("integrate.resources.sim=x", r"compute\.integrate\.resources\.sim: input should be a valid number.*got 'x'"),
+        ("integrate.resources.GPU=1", r"compute\.integrate\.resources\.GPU is Ray's own; use compute\.integrate\.gpus"),
+        ("placement=scatter", r"compute\.placement must be one of pack, spread, got 'scatter'"),
+        ("patience=-1", r"compute\.patience must be at least 0"),
+        ("patience=60", r"compute\.patience = 60 needs compute\.address"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_cluster_is_told_in_one_line(change: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_config("gaussian", changes=[f"compute.{change}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 1), ("cuda", 0)])
+def test_a_number_of_gpus_and_a_device_must_agree(device: str, gpus: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"compute\.integrate\.gpus must be .* for compute\.device = {device}, got {gpus}"
+    ):
+        load_config("gaussian", changes=[f"compute.device={device}", f"compute.integrate.gpus={gpus}"])

@@ -21,7 +21,7 @@ from flows.work import generator_place, perform
 from storage.errors import HaltedError, InputError
 from storage.progress import read_news
 from tasks.executor import Executor, SerialExecutor
-from tasks.specs import ComputeSpec
+from tasks.specs import ComputeSpec, Demand
 from tests.flows.test_progress import Notes
 from tests.flows.test_runs import finish, open_moons
 
@@ -47,7 +47,7 @@ class Beside(SerialExecutor):
 
     halted: threading.Event
 
-    def beside(self, workers: int, *, device: str, halted: threading.Event) -> "Beside":
+    def beside(self, workers: int, *, halted: threading.Event, **_: Any) -> "Beside":
         if workers > 2:
             raise InputError(f"no room beside {workers}")
         self.halted = halted
@@ -256,3 +256,48 @@ def test_a_training_that_leaves_no_room_is_refused_before_any_step(tmp_path: Pat
     with pytest.raises(InputError, match="no room beside 4"):
         go(run)
     assert stage.took == []
+
+
+class Asking(Beside):
+    """Keeps what it is asked to have room for, and by which step."""
+
+    def __init__(self, room: list[tuple[str, str, int, str]], step: str = "") -> None:
+        self.room, self.step = room, step
+
+    def given(self, demand: Demand) -> "Asking":
+        return Asking(self.room, demand.step)
+
+    def require_room(self, *, device: str, count: int = 1, what: str = "") -> None:
+        self.room.append((self.step, device, count, what))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ((), {("integrate", "cpu", 1, ""), ("train_generator", "cpu", 2, "generator.workers")}),
+        (
+            ("compute.integrate.gpus=0.5", "compute.train_generator.gpus=1", "generator.workers=[1,2]"),
+            {("integrate", "cuda", 1, ""), ("train_generator", "cuda", 1, "generator.workers")},
+        ),
+        (
+            ("velocity.kind=kernel", "compute.integrate.gpus=0.5"),  # of no use to a kernel
+            {
+                ("fit_velocity", "cpu", 1, ""),
+                ("integrate", "cpu", 1, ""),
+                ("train_generator", "cpu", 2, "generator.workers"),
+            },
+        ),
+        (("compute.address=127.0.0.1:1", "compute.patience=60"), set()),  # each step waits when it begins
+    ],
+)
+def test_the_cluster_is_asked_for_room_for_every_pending_step_before_the_first(
+    changes: tuple[str, ...], expected: set[tuple[str, str, int, str]], tmp_path: Path, stage: Stage
+) -> None:
+    room: list[tuple[str, str, int, str]] = []
+    stage.executor = Asking(room)
+    stage.simulate = stage.train = lambda *_: Summary()
+    run = open_moons(tmp_path, *changes)
+    go(run)
+    network = {("fit_velocity", "cpu", 2, "velocity.workers")} if run.config.velocity.kind == "network" else set()
+    assert set(room) == (expected | network if expected else set())
+    assert len(room) == len(set(room))

@@ -48,7 +48,10 @@ def test_data_that_no_file_holds_have_the_keys_of_their_configuration_alone() ->
     assert run_identity(config, source="") == run_identity(config)
 
 
-@pytest.mark.parametrize("change", ["compute.cpus=7", "compute.address='127.0.0.1:6379'", "name='other'"])
+@pytest.mark.parametrize(
+    "change",
+    ["compute.cpus=7", "compute.address='127.0.0.1:6379'", "compute.integrate.resources.simulator=1", "name='other'"],
+)
 def test_where_the_work_runs_and_what_it_is_called_change_no_key(change: str) -> None:
     assert stage_keys(load_config("moons")) == stage_keys(load_config("moons", changes=[change]))
 

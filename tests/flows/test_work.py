@@ -93,6 +93,7 @@ def test_trajectories_that_were_there_before_are_not_counted(simulated: int, exp
         ("fit_velocity", ("velocity.kind=kernel", "velocity.bandwidth=0.1"), 3),
         ("integrate", (), 64),
         ("train_generator", ("generator.workers=8",), 8),
+        ("train_generator", ("generator.workers=8", "compute.train_generator.cpus=2.5"), 20),
         ("train_generator", ("generator.workers=[8,16]",), None),
         ("evaluate", (), 3),
     ],

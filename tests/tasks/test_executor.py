@@ -12,14 +12,19 @@ import pytest
 
 from storage.errors import HaltedError, InputError
 from tasks.executor import (
+    NODE_VARIABLE,
     Executor,
     RayExecutor,
     SerialExecutor,
     UnreachableClusterError,
     _Flight,
+    own_code,
     require_reachable,
 )
+from tasks.specs import Demand, ResourcesSpec
 from tests.tasks.conftest import our_handler
+
+TRAINING = Demand(step="train_generator")
 
 
 def double(item: int) -> int:
@@ -86,7 +91,8 @@ def test_a_ray_executor_gives_every_result_and_the_first_error_as_it_was_raised(
 @pytest.mark.slow
 def test_work_that_shares_a_gpu_sees_it_and_its_processes_stay(cluster: RayExecutor) -> None:
     assert cluster.gpus == 1
-    told = list(cluster.map(tell_gpu, range(12), gpu_share=0.5))
+    halves = cluster.given(Demand(step="integrate", asked=ResourcesSpec(gpus=0.5)))
+    told = list(halves.map(tell_gpu, range(12), device="cuda"))
     assert {gpu for gpu, _ in told} == {"0"}
     assert len({process for _, process in told}) <= 3  # two at once, and perhaps one that was starting beside them
 
@@ -102,7 +108,7 @@ def test_a_session_is_a_cluster_of_its_own_on_loopback(cluster: RayExecutor) -> 
 @pytest.mark.slow
 def test_work_beside_a_training_leaves_it_a_cpu_a_worker_and_ends_when_it_is_told_to(cluster: RayExecutor) -> None:
     halted = threading.Event()
-    beside = cluster.beside(1, device="cpu", halted=halted)
+    beside = cluster.beside(1, training=TRAINING, device="cpu", training_device="cpu", halted=halted)
     assert sorted(beside.map(double, range(5))) == [0, 2, 4, 6, 8]
     results = beside.map(span_of, range(6))
     spans = sorted(next(results) for _ in range(4))
@@ -120,16 +126,17 @@ def test_work_beside_a_training_leaves_it_a_cpu_a_worker_and_ends_when_it_is_tol
         (
             2,
             "cpu",
-            r"a CPU more than generator\.workers \(2\) .* found 2; lower generator\.workers or raise compute\.cpus",
+            r"room for a task of the simulation \(CPU 1\) beside generator\.workers = 2 \(CPU 1 each\); the cluster "
+            r"has 1 node with CPU 2, GPU 1: lower generator\.workers",
         ),
-        (1, "auto", r"a GPU more than generator\.workers \(1\) .* found 1; .* raise compute\.gpus"),
+        (1, "auto", r"simulation \(CPU 1, GPU 0\.25\) beside generator\.workers = 1 \(CPU 1, GPU 1 each\)"),
     ],
 )
 def test_a_training_that_would_leave_nothing_is_bad_input(
     workers: int, device: str, words: str, cluster: RayExecutor
 ) -> None:
     with pytest.raises(InputError, match=words):
-        cluster.beside(workers, device=device, halted=threading.Event())
+        cluster.beside(workers, training=TRAINING, device=device, training_device=device, halted=threading.Event())
 
 
 @pytest.mark.slow
@@ -215,3 +222,52 @@ def test_an_address_where_nothing_answers_is_refused_within_seconds() -> None:
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(UnreachableClusterError, match="must be host:port"):
         require_reachable(address)
+
+
+def tell_task(_: int) -> tuple[dict[str, float], str]:
+    import ray
+
+    time.sleep(0.02)
+    context = ray.get_runtime_context()
+    assert os.environ[NODE_VARIABLE] == context.get_node_id()
+    return context.get_assigned_resources(), context.get_node_id()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["pack", "spread"])
+def test_tasks_ask_for_what_their_step_asks_and_know_their_node(placement: str, cluster: RayExecutor) -> None:
+    demand = Demand(step="integrate", placement=placement, asked=ResourcesSpec(cpus=0.5, memory=0.125))
+    told = list(cluster.given(demand).map(tell_task, range(8)))
+    assert all(resources == {"CPU": 0.5, "memory": 2.0**27} for resources, _ in told)
+    assert {node for _, node in told} == {node.id for node in cluster.nodes}
+    assert cluster.given(demand).cpus == cluster.cpus == 2
+
+
+@pytest.mark.slow
+def test_what_a_cluster_does_not_have_is_refused_at_once_and_waited_for_where_it_may_come(
+    cluster: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ResourcesSpec(resources={"simulator": 1})
+    words = (
+        r"compute\.integrate\.resources\.simulator = 1 cannot be served: no resource simulator; the cluster has 1 node"
+    )
+    with pytest.raises(InputError, match=words + r" with CPU 2, GPU 1$"):
+        list(cluster.given(Demand(step="integrate", asked=asked)).map(double, [1]))
+    began, called = time.monotonic(), list[int]()
+    monkeypatch.setattr("tasks.executor.call_for_nodes", lambda _, count: called.append(count))
+    with pytest.raises(InputError, match=r"cannot be served after 1 s"):
+        cluster.given(Demand(step="integrate", asked=asked, patience=1.0)).require_room(device="cpu")
+    assert 1.0 <= time.monotonic() - began < 10
+    assert called == [1, 0]
+
+
+def test_a_job_that_brings_its_own_code_is_not_given_ours_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``ray job submit`` hands to the driver that it starts."""
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    ours = own_code()
+    assert [Path(path).name for path in ours["py_modules"]] == ["tasks", "storage"]
+    for environment in ("{}", '{"working_dir": "gcs://x.zip", "env_vars": {"A": "1"}}', "null"):
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", f'{{"runtime_env": {environment}, "metadata": {{}}}}')
+        assert own_code() == ours
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"py_modules": ["gcs://x.zip"]}}')
+    assert own_code() == {}

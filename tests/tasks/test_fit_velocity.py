@@ -30,6 +30,7 @@ from tasks.networks.build import build_denoiser
 from tasks.rows import RowReader
 from tasks.specs import DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, Progress, TrainingPlace, VelocitySpec
 from tasks.training.checkpoint import to_checkpoint, weights_from_bytes
+from tasks.training.ddp import Outcome
 from tasks.training.device import CPU
 from tasks.training.group import Group, alone
 from tasks.training.loader import Draw, MatchingBatch, matching_batches, matching_loss
@@ -207,12 +208,12 @@ def test_a_cpu_says_what_it_does_not_do_and_the_summary_what_it_did(
 ) -> None:
     def here(
         worker: object, request: VelocityRequest, *, device: str, progress: Progress, workers: int, **_: object
-    ) -> float:
+    ) -> Outcome:
         assert device == "cpu"
         train_velocity(request, alone(CPU))
-        return 0.0
+        return Outcome(startup_seconds=1.5, restarts=2)
 
-    monkeypatch.setattr("tasks.training.ddp.cluster_device", lambda asked: {"auto": "cpu"}[asked])
+    monkeypatch.setattr("tasks.training.ddp.cluster_device", lambda asked, _: {"auto": "cpu"}[asked])
     monkeypatch.setattr("tasks.training.ddp.run_distributed", here)
     request = replace(request_of(tmp_path, MOONS, replace(SMALL, precision="bf16", compile=True)), device="auto")
     with caplog.at_level(logging.WARNING):
@@ -222,6 +223,7 @@ def test_a_cpu_says_what_it_does_not_do_and_the_summary_what_it_did(
         "computing on the CPU in float32, not compiled"
     ]
     assert summary.computed_on == "cpu, float32"
+    assert (summary.startup_seconds, summary.restarts) == (1.5, 2)
     caplog.clear()
     assert fit_velocity(request, progress=silent).computed_on == "cpu, float32"  # found, and still known
     assert caplog.records == []

@@ -14,7 +14,7 @@ from storage.commits import Commit
 from storage.errors import InputError
 from storage.models import publish_model
 from storage.trajectories import TrajectoryStore
-from tasks.executor import SerialExecutor
+from tasks.executor import NODE_VARIABLE, SerialExecutor
 from tasks.integrate import IntegrateRequest, integrate, plan_trajectories
 from tasks.networks.build import build_denoiser
 from tasks.simulation import ChunkTask, arithmetic_of, placement_of, planned_velocity, simulate_chunk, solve_chunk
@@ -25,6 +25,7 @@ from tasks.transport.field import Guided
 from tasks.transport.grid import time_grid
 from tasks.transport.interpolant import Interpolant
 from tasks.transport.solver import SOLVERS, solve
+from tests.tasks.test_integrate import request_of
 
 SPEC = TrajectoriesSpec(count=40, steps=4, stop=0.9, chunk_rows=16, sub_batch=8)
 MLP = NetworkSpec(kind="mlp", width=16, depth=2)
@@ -61,31 +62,27 @@ class GpuExecutor(SerialExecutor):
 
     def __init__(self) -> None:
         self.tasks: list[ChunkTask] = []
-        self.shares: set[float] = set()
+        self.devices: set[str] = set()
 
     @property
-    def gpus(self) -> int:
+    def gpus(self) -> float:
         return 2
 
     def map(
-        self, function: Callable[[Any], Any], items: Iterable[Any], *, gpu_share: float = 0.0, **_: object
+        self, function: Callable[[Any], Any], items: Iterable[Any], *, device: str = "cpu", **_: object
     ) -> Iterator[Any]:
         for task in items:
             self.tasks.append(task)
-            self.shares.add(gpu_share)
+            self.devices.add(device)
             yield function(replace(task, device="cpu"))
 
 
-@pytest.mark.parametrize(
-    ("asked", "found", "share"), [("auto", "cuda", 0.25), ("cuda", "cuda", 0.25), ("cpu", "cpu", 0)]
-)
-def test_a_networks_chunks_go_to_gpus_where_there_are_some(
-    asked: str, found: str, share: float, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("asked", "found"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
+def test_a_networks_chunks_go_to_gpus_where_there_are_some(asked: str, found: str, tmp_path: Path) -> None:
     executor = GpuExecutor()
     integrate(network_request(tmp_path, device=asked), executor=executor, progress=silent)
     assert [(task.chunk, task.device) for task in executor.tasks] == [(chunk, found) for chunk in range(3)]
-    assert executor.shares == {share}
+    assert executor.devices == {found}
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_solved(tmp_path: Path) -> None:
@@ -175,3 +172,24 @@ def test_a_network_is_solved_on_another_device_without_a_tensor_of_the_cpu(
     x0 = torch.empty(4, *dim, device=away)
     out = torch.empty(4, 4, *dim, device=away)
     assert solve(field, x0, grid, solver=solver, interpolant=Interpolant("linear"), out=out).device == away
+
+
+def test_a_record_names_the_node_of_a_cluster_that_made_it_and_none_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(tmp_path, spec=SPEC)
+    monkeypatch.delenv(NODE_VARIABLE, raising=False)
+    integrate(replace(request, trajectories=replace(SPEC, count=16)), executor=SerialExecutor(), progress=silent)
+    monkeypatch.setenv(NODE_VARIABLE, "f00")
+    integrate(request, executor=SerialExecutor(), progress=silent)
+    ledger = TrajectoryStore.open(request.store).ledger
+    assert [commit.node for commit in ledger.read_many(range(3))] == ["", "f00", "f00"]
+
+
+def test_gpus_that_are_asked_for_in_vain_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The velocity is an oracle, which is computed on the CPU."""
+    executor = GpuExecutor()
+    request = replace(request_of(tmp_path, spec=SPEC), device="auto", asks_for_gpu=True)
+    integrate(request, executor=executor, progress=silent)
+    assert executor.devices == {"cpu"}
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["compute.integrate.gpus"]

@@ -131,12 +131,14 @@ def check_mean(both: Both, group: Group) -> None:
     both.train(group, average=lambda _: group.average)
 
 
-def test_trainings_that_lost_a_worker_end_with_the_same_weights(tmp_path: Path) -> None:
+def test_trainings_that_lost_a_worker_end_with_the_same_weights_and_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     undisturbed, disturbed = (both_in(tmp_path / name) for name in ("a", "b"))
     heard: list[int] = []
-    seconds = run_distributed(
+    outcome = run_distributed(
         check_mean,
         undisturbed,
         workers=2,
@@ -145,9 +147,15 @@ def test_trainings_that_lost_a_worker_end_with_the_same_weights(tmp_path: Path) 
         progress=lambda done, *_: heard.append(done),
     )
     assert heard[-1] == 30
-    assert seconds > 0
+    assert outcome.startup_seconds > 0
+    assert outcome.restarts == 0
     assert fit_velocity(undisturbed.velocity, progress=silent).batch_size == 64  # found published, nothing is started
-    run_distributed(die_once, disturbed, workers=2, place=disturbed.generator.place, steps=30, progress=silent)
+    with caplog.at_level("WARNING", "tasks.training.ddp"):
+        outcome = run_distributed(
+            die_once, disturbed, workers=2, place=disturbed.generator.place, steps=30, progress=silent
+        )
+    assert outcome.restarts == 2  # and is told of each
+    assert [r.getMessage().startswith("training starts again") for r in caplog.records] == [True, True]
     for request in (disturbed.velocity, disturbed.generator):
         assert (request.place.folder / "died").is_file()
     assert undisturbed.weights() == disturbed.weights()

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from storage.errors import InputError
-from tasks.specs import VelocitySpec
-from tasks.training.ddp import backend, worker_resources
+from tasks.capacity import Node, worker_amounts
+from tasks.specs import Demand, VelocitySpec
+from tasks.training.ddp import backend
 from tasks.training.device import (
     CPU,
     ON_CPU,
@@ -111,11 +112,13 @@ def test_a_journal_tells_how_was_trained() -> None:
 
 @pytest.mark.parametrize(("workers", "gpus", "share"), [(2, 4, 1.0), (2, 2, 1.0), (3, 2, 0.5), (4, 1, 0.25)])
 def test_workers_have_a_gpu_each_or_share_evenly(workers: int, gpus: int, share: float) -> None:
-    assert worker_resources(workers=workers, gpus=gpus) == {"CPU": 1.0, "GPU": share}
+    nodes = [Node(id="a", address="", resources={"CPU": 64.0, "GPU": float(gpus)})]
+    demand = Demand(step="train_generator")
+    assert worker_amounts(demand, nodes, workers=workers, device="cuda") == {"CPU": 1.0, "GPU": share}
     assert workers <= gpus * round(1 / share)  # they all fit
     assert backend(share) == ("nccl" if share == 1 else "gloo")
 
 
 def test_workers_of_a_cpu_ask_for_no_gpu_and_talk_over_gloo() -> None:
-    assert worker_resources(workers=2, gpus=0) == {"CPU": 1.0}
+    assert worker_amounts(Demand(step="train_generator"), [], workers=2, device="cpu") == {"CPU": 1.0}
     assert backend(0.0) == "gloo"
