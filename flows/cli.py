@@ -38,7 +38,7 @@ from flows.studies import MEASURED_STEPS, Study, open_study
 from flows.watching import watched
 from storage.catalog import STATUSES, Catalog
 from storage.errors import InputError, StorageError
-from tasks.executor import require_reachable
+from tasks.session import require_reachable
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -19,7 +19,7 @@ from flows.watching import watched
 from storage.catalog import Catalog
 from storage.errors import DamagedError, IncompleteError, UnknownRunError
 from storage.paths import Location
-from tasks.executor import require_reachable
+from tasks.session import require_reachable
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from storage.errors import InputError, UnknownRunError
 from storage.fingerprint import fingerprint
 from storage.paths import Location
 from storage.studies import StudyRecord, claim_study, find_study
-from tasks.executor import require_reachable
+from tasks.session import require_reachable
 from tasks.specs import ComputeSpec
 
 MEASURED_STEPS = STEPS[STEPS.index("integrate") :]

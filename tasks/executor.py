@@ -4,22 +4,17 @@ A unit of work is a plain function of one picklable item that may run twice with
 they complete; they are small receipts, never arrays.
 """
 
-import json
 import logging
 import math
 import os
-import signal
-import socket
 import statistics
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from storage.errors import HaltedError, InputError
@@ -35,10 +30,8 @@ from tasks.capacity import (
     usable_gpus,
     worker_amounts,
 )
-from tasks.capacity import lost as lost  # of which a run's record tells
 from tasks.compute import TASKS_PER_GPU, ComputeSpec, Demand
-from tasks.reaper import birth_certificates, descendants, kill_all, reaping
-from tasks.worker_logs import News, WorkerLog, dead_workers, note_of
+from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_cpus, own_log_noted, session, tell_lost
 from tasks.worker_metrics import UnitMeter
 
 logger = logging.getLogger(__name__)
@@ -52,18 +45,9 @@ _LOOK_SECONDS = 1.0  # between looks for items that take too long
 STRAGGLER_SECONDS = 10.0  # that an item may take at least
 _REMEMBERED = 1000  # items, for the median
 _FAR_LONGER = 3.0  # and times the median of those before it
-_CONNECT_SECONDS = 5.0
-_PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves, and for its news of one that died
-_LATELY_SECONDS = 600.0  # before a failure, in which a worker that caused it wrote
-_OBJECT_STORE_BYTES = 128 * 2**20
-
-
-class UnreachableClusterError(ConnectionError):
-    """A Ray address was asked for and nothing answers there."""
 
 
 _PLAIN = Demand(step="integrate")
-_DRAINED_IDLE = 4  # Ray's reason for the end of a node that its autoscaler had no more use for
 
 
 def _unheard(_: object) -> None:
@@ -318,36 +302,6 @@ def _remote(function: Callable[[Item], Result], asked: Amounts, *, placement: st
     return ray.remote(max_calls=0, max_retries=3, **options)(_counting(function))
 
 
-def cluster_nodes() -> list[Node]:
-    """Give the nodes of the cluster that this process is part of, those that are gone as well."""
-    import ray
-
-    return [
-        Node(
-            id=found["NodeID"],
-            address=found["NodeManagerAddress"],
-            resources=found["Resources"],
-            is_alive=found["Alive"],
-            is_dismissed=found["DeathReason"] == _DRAINED_IDLE,
-        )
-        for found in ray.nodes()  # type: ignore[no-untyped-call]
-    ]
-
-
-def call_for_nodes(asked: Amounts, count: int) -> None:
-    """Ask the cluster's autoscaler, where there is one, for room; a count of 0 takes what was asked for back."""
-    from ray.autoscaler.sdk import request_resources
-
-    if count:
-        logger.warning("waiting for nodes with room for %d of %s", count, in_words(asked))
-    request_resources(bundles=[dict(asked)] * count)
-
-
-def tell_lost(node: Node) -> None:
-    """Log that the cluster lost a node."""
-    logger.warning("node %s was lost", node, extra={"event": "node_lost", "node": node.id})
-
-
 class _Flight(Generic[Item]):
     """Items on their way, each by one attempt or, where that one straggles, by two."""
 
@@ -432,38 +386,6 @@ def _unit_meter() -> UnitMeter:
     return UnitMeter(Counter)
 
 
-@contextmanager
-def own_log_noted() -> Iterator[None]:
-    """In a worker, let an error that is raised inside take the last lines of the worker's log along, as a note."""
-    try:
-        yield
-    except Exception as error:
-        from ray._private import worker  # Ray tells it nowhere else
-
-        ours: Any = worker.global_worker
-        files = (ours.get_err_file_path(), ours.get_out_file_path())
-        log = WorkerLog(pid=os.getpid(), host=os.uname().nodename, files=files)
-        if note := note_of(log):
-            error.add_note(note)
-        raise
-
-
-def note_lost_workers(error: BaseException) -> None:
-    """Let an error that the loss of a worker caused take along, as notes, what is known of those that died lately."""
-    import ray
-    from ray._private import worker  # Ray tells it nowhere else
-
-    node: Any = worker.global_worker.node
-    logs, here = Path(node.get_logs_dir_path()), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not (lost := dead_workers(logs, host=here, since=time.time() - _LATELY_SECONDS)):
-        if any(log.host != here for log in _ELSEWHERE) or time.monotonic() > deadline:
-            break
-        time.sleep(0.1)
-    for log in (*lost, *(log for log in _ELSEWHERE if log.host != here)):
-        error.add_note(note_of(log, is_here=log.host == here, folder=logs))
-
-
 @dataclass(eq=False)
 class _Asked(Generic[Item]):
     """An item on its way."""
@@ -480,137 +402,16 @@ class _Asked(Generic[Item]):
 
 @contextmanager
 def ray_session(compute: ComputeSpec) -> Iterator[RayExecutor]:
-    """Attach to the cluster that was asked for, or start one here, and leave everything as it was found.
-
-    A cluster started here ends with the session; one attached to goes on. Ray replaces the process's signal handlers
-    and does not put them back, so this does. It prints news of lost workers and nodes to standard output, which is for
-    results: inside the session they go to standard error.
+    """Give an executor on the cluster that was asked for, joined or started here as long as the block lasts.
 
     Raises:
         UnreachableClusterError: an address was given and no cluster answers; nothing is started instead.
     """
-    os.environ.update(_QUIET)
-    if compute.address:
-        require_reachable(compute.address)
-    else:
-        os.environ.update(_LOOPBACK)
-    import ray  # reads the environment when imported
-
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with ExitStack() as stack:
-        stack.callback(_restore, handlers)
-        _ELSEWHERE.clear()
-        stack.enter_context(redirect_stdout(News(sys.stderr, _ELSEWHERE)))
-        if compute.address:
-            stack.callback(ray.shutdown)
-            _attach(ray, compute.address)
-        else:
-            stack.enter_context(_started_here(ray, compute))
-        _restore(handlers)
+    with session(compute):
         yield RayExecutor()
 
 
-def own_cpus() -> int:
-    """Give how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def require_reachable(address: str) -> None:
-    """Raise :class:`UnreachableClusterError` unless ``host:port`` accepts connections, or the address is ``auto``."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise UnreachableClusterError(f"compute.address must be host:port of a Ray cluster, or auto, got {address!r}")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UnreachableClusterError(
-            f"compute.address {address!r} does not answer ({error}); it must be the address of a running Ray cluster"
-        ) from error
-
-
 _END: Any = object()
-_ELSEWHERE: deque[WorkerLog] = deque(maxlen=3)  # workers whose end Ray told of lastly, on any host
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first is raised; Ray would print the others, whole, as they are let go
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a training ends that much sooner
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-}
-# Without the first, Ray listens on every interface of this machine whatever address it is given.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
-
-
-def _start(ray: Any, compute: ComputeSpec) -> None:
-    ray.init(
-        address="local",  # else Ray joins whatever cluster was last started on this machine
-        num_cpus=compute.cpus or None,
-        num_gpus=compute.gpus or None,
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=False,
-        _node_ip_address="127.0.0.1",
-    )
-
-
-@contextmanager
-def _started_here(ray: Any, compute: ComputeSpec) -> Iterator[None]:
-    """Start Ray, and end it with all its processes: those of a start cut short, busy actors, agents."""
-    before = set(descendants(os.getpid()))
-    try:
-        _start(ray, compute)
-    except BaseException:
-        _end(ray, spared=before)
-        raise
-    with reaping() as watcher:  # outlasts the end, in case that is what kills this process
-        try:
-            yield
-        finally:
-            _end(ray, spared=before | {watcher})
-
-
-def _end(ray: Any, *, spared: set[int]) -> None:
-    births = birth_certificates(set(descendants(os.getpid())) - spared)
-    ray.shutdown()
-    kill_all(births, patience=_PATIENCE_SECONDS)
-
-
-def own_code() -> dict[str, list[str]]:
-    """Give the part of Ray's runtime environment that brings our code; nothing in a job that brings its own.
-
-    ``ray job submit`` hands its environment to the driver in a variable, and Ray refuses to merge two of one kind.
-    """
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    if "py_modules" in (job.get("runtime_env") or {}):
-        return {}
-    here = Path(__file__).resolve().parent.parent
-    return {"py_modules": [str(here / name) for name in ("tasks", "storage")]}
-
-
-def _attach(ray: Any, address: str) -> None:
-    """Join a cluster and bring our own code, so that its workers run the very version that drives them."""
-    try:
-        ray.init(
-            address=address,
-            runtime_env=own_code(),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UnreachableClusterError(
-            f"compute.address {address!r} is no running Ray cluster that this version can join: {error}"
-        ) from error
 
 
 def _get(reference: Any) -> Any:
@@ -627,11 +428,3 @@ def _get(reference: Any) -> Any:
     except ray.exceptions.RayError as error:
         note_lost_workers(error)
         raise
-
-
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    try:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    except ValueError:
-        logger.debug("not in the main thread, whose signal handlers stay as they are")

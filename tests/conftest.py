@@ -44,6 +44,7 @@ USE_RAY = {
         "tests/tasks/test_executor.py",
         "tests/tasks/test_fit_kernel.py",
         "tests/tasks/test_ray_data.py",
+        "tests/tasks/test_session.py",
         "tests/tasks/test_worker_logs.py",
         "tests/tasks/test_worker_metrics.py",
         "tests/tasks/training/test_ddp.py",

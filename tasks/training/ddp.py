@@ -25,7 +25,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from storage.errors import StorageError
 from storage.journal import read_journal
 from tasks.capacity import require_room, usable_gpus, worker_amounts
-from tasks.executor import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted
+from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted
 from tasks.specs import (
     Demand,
     GeneratorSpec,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tasks.capacity import LostNodesError, Watch
-from tasks.executor import cluster_nodes, tell_lost
+from tasks.session import cluster_nodes, tell_lost
 from tasks.specs import Demand
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,7 @@
-"""Executors: order, first errors, lost workers, addresses that do not answer, signal handlers."""
+"""Executors: order, first errors, lost workers, what a step asks for."""
 
 import os
 import signal
-import socket
 import threading
 import time
 from itertools import pairwise
@@ -16,13 +15,9 @@ from tasks.executor import (
     Executor,
     RayExecutor,
     SerialExecutor,
-    UnreachableClusterError,
     _Flight,
-    own_code,
-    require_reachable,
 )
 from tasks.specs import Demand, ResourcesSpec
-from tests.tasks.conftest import our_handler
 
 TRAINING = Demand(step="train_generator")
 
@@ -95,14 +90,6 @@ def test_work_that_shares_a_gpu_sees_it_and_its_processes_stay(cluster: RayExecu
     told = list(halves.map(tell_gpu, range(12), device="cuda"))
     assert {gpu for gpu, _ in told} == {"0"}
     assert len({process for _, process in told}) <= 3  # two at once, and perhaps one that was starting beside them
-
-
-def test_a_session_is_a_cluster_of_its_own_on_loopback(cluster: RayExecutor) -> None:
-    import ray
-
-    address = ray.get_runtime_context().gcs_address
-    assert address.startswith("127.0.0.1:")
-    assert ray.cluster_resources()["CPU"] == 2  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.slow
@@ -201,29 +188,6 @@ def test_of_two_attempts_at_an_item_the_first_result_counts(monkeypatch: pytest.
     assert told == ["late", "b", "b"]  # too slow, too slow, and a worker lost as well
 
 
-@pytest.mark.slow
-def test_a_session_leaves_the_signal_handlers_as_it_found_them(cluster: RayExecutor) -> None:
-    assert signal.getsignal(signal.SIGTERM) is our_handler
-    assert list(cluster.map(double, [1])) == [2]
-    assert signal.getsignal(signal.SIGTERM) is our_handler
-
-
-def test_an_address_where_nothing_answers_is_refused_within_seconds() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    began = time.monotonic()
-    with pytest.raises(UnreachableClusterError, match=rf"compute\.address '127\.0\.0\.1:{port}' does not answer"):
-        require_reachable(f"127.0.0.1:{port}")
-    assert time.monotonic() - began < 6
-
-
-@pytest.mark.parametrize("address", ["nowhere", "host:port", ":6379"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(UnreachableClusterError, match="must be host:port"):
-        require_reachable(address)
-
-
 def tell_task(_: int) -> tuple[dict[str, float], str]:
     import ray
 
@@ -259,15 +223,3 @@ def test_what_a_cluster_does_not_have_is_refused_at_once_and_waited_for_where_it
         cluster.given(Demand(step="integrate", asked=asked, patience=1.0)).require_room(device="cpu")
     assert 1.0 <= time.monotonic() - began < 10
     assert called == [1, 0]
-
-
-def test_a_job_that_brings_its_own_code_is_not_given_ours_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``ray job submit`` hands to the driver that it starts."""
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    ours = own_code()
-    assert [Path(path).name for path in ours["py_modules"]] == ["tasks", "storage"]
-    for environment in ("{}", '{"working_dir": "gcs://x.zip", "env_vars": {"A": "1"}}', "null"):
-        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", f'{{"runtime_env": {environment}, "metadata": {{}}}}')
-        assert own_code() == ours
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"py_modules": ["gcs://x.zip"]}}')
-    assert own_code() == {}
