@@ -190,7 +190,7 @@ def train_in_vain(_: RayExecutor, demand: Demand, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "work"),
     [("integrate", simulate_in_vain), ("train_generator", train_in_vain)],
-    ids=lambda found: str(found),
+    ids=["integrate", "train_generator"],
 )
 def test_a_step_whose_last_node_is_lost_ends_with_a_word_and_does_not_wait_for_ever(
     step: str,
