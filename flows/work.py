@@ -11,7 +11,7 @@ from flows.logs import StepLog, told
 from flows.progress import ProgressFile, current_listener
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
-from tasks.executor import Executor, lost, own_cpus
+from tasks.executor import Executor, own_cpus
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate, open_planned, require_planned
@@ -34,7 +34,7 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, log
     is_beside = run.simulation is not None and step == "integrate"
     kept = None if is_beside else ProgressFile(run.paths.progress, step)
     began = time.monotonic()
-    gone = {node.id for node in executor.nodes if not node.is_alive}
+    fallen = run.fallen(executor)  # in the step before, or between the two
 
     def tell(done: int, total: int, words: str, chunks: ChunkFacts | None = None, /) -> None:
         listener.moved(step, done, total, words)
@@ -49,7 +49,7 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, log
         began = max(began, run.simulation.ended)  # so that seconds of both at once are counted once
     seconds = log.seconds = time.monotonic() - began
     facts = asdict(summary)
-    if fallen := lost(executor.nodes, but=gone):
+    if fallen := fallen + run.fallen(executor):
         facts["nodes_lost"] = [str(node) for node in fallen]
     if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]

@@ -18,14 +18,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from storage.errors import HaltedError, InputError
 from tasks.capacity import (
     Amounts,
-    Node,
     Watch,
     in_words,
     nodes_in_words,
@@ -35,7 +34,8 @@ from tasks.capacity import (
     usable_gpus,
     worker_amounts,
 )
-from tasks.capacity import lost as lost  # of which a run's record tells
+from tasks.capacity import Node as Node  # of lost ones a run's record tells
+from tasks.capacity import lost as lost
 from tasks.compute import TASKS_PER_GPU, ComputeSpec, Demand
 from tasks.reaper import birth_certificates, descendants, kill_all, reaping
 
@@ -340,8 +340,9 @@ def call_for_nodes(asked: Amounts, count: int) -> None:
     request_resources(bundles=[dict(asked)] * count)
 
 
+@lru_cache(maxsize=1000)
 def tell_lost(node: Node) -> None:
-    """Log that the cluster lost a node."""
+    """Log that the cluster lost a node: once, whoever notices it and however often."""
     logger.warning("node %s was lost", node, extra={"event": "node_lost", "node": node.id})
 
 
