@@ -25,6 +25,9 @@ from storage.progress import Coverage, coverage, forget_news
 from storage.sizes import stored_bytes
 from storage.sources import source_digest
 from storage.specs import SourceSpec
+from tasks.capacity import Node, lost
+from tasks.executor import Executor
+from tasks.session import tell_lost
 from tasks.specs import PATH_KINDS
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class Run:
         self.timings: dict[str, float] = {}  # seconds of orchestration, by what took them
         self.made: dict[str, float] = {}  # seconds of each step that this process worked on
         self.simulation: Simulation | None = None  # of this run, where its generator is trained beside it
+        self._gone: set[str] | None = None  # nodes of the cluster, before this was worked on and since
         self._lock = threading.Lock()  # two steps may end at once
 
     @property
@@ -103,6 +107,19 @@ class Run:
         with self._lock:
             self.record = self.catalog.finish_stage(self.record, step, stage)
         self.made[step] = seconds
+
+    def fallen(self, executor: Executor) -> list[Node]:
+        """Give the nodes that the cluster is found to have lost since it was last asked, and log them.
+
+        It may take a cluster seconds to notice: a node that a step lost can be found in the next one.
+        """
+        nodes = executor.nodes
+        with self._lock:
+            found = [] if self._gone is None else lost(nodes, but=self._gone)
+            self._gone = (self._gone or set()) | {node.id for node in nodes if not node.is_alive}
+        for node in found:
+            tell_lost(node)
+        return found
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -10,7 +10,6 @@ from flows.config import dump_config
 from flows.progress import ProgressFile, Telling, told
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
-from tasks.capacity import lost
 from tasks.executor import Executor
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
@@ -33,7 +32,7 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, tel
     is_beside = run.simulation is not None and step == "integrate"
     hearing = [telling, progress, *([] if is_beside else [ProgressFile(run.paths.progress, step)])]
     began = time.monotonic()
-    gone = {node.id for node in executor.nodes if not node.is_alive}
+    fallen = run.fallen(executor)  # in the step before, or between the two
 
     def tell(done: int, total: int, words: str, facts: Facts | None = None, /) -> None:
         for hear in hearing:
@@ -45,7 +44,7 @@ def _perform(step: str, run: Run, executor: Executor, *, progress: Progress, tel
         began = max(began, run.simulation.ended)  # so that seconds of both at once are counted once
     seconds = telling.seconds = time.monotonic() - began
     facts = asdict(summary)
-    if fallen := lost(executor.nodes, but=gone):
+    if fallen := fallen + run.fallen(executor):
         facts["nodes_lost"] = [str(node) for node in fallen]
     if facts.get("startup_seconds") and run.simulation is None:
         run.timings[f"{step} workers"] = facts["startup_seconds"]

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,9 @@ def call_for_nodes(asked: Amounts, count: int) -> None:
     request_resources(bundles=[dict(asked)] * count)
 
 
+@lru_cache(maxsize=1000)
 def tell_lost(node: Node) -> None:
-    """Log that the cluster lost a node."""
+    """Log that the cluster lost a node: once, whoever notices it and however often."""
     logger.warning("node %s was lost", node, extra={"event": "node_lost", "node": node.id})
 
 
