@@ -119,10 +119,19 @@ class ChunkedArray:
     def grow(self, rows: int) -> None:
         """Make the array span ``rows`` rows or more, durably; no chunk is touched."""
         self._array = self._open()
-        if self.rows < rows:
-            metadata = replace(self._array.metadata, shape=(rows, *self._array.shape[1:]))
-            for name, content in metadata.to_buffer_dict(default_buffer_prototype()).items():
-                write_atomic(self._store / self.name / name, content.to_bytes())
+        while self.rows < rows:  # again where another process grew it meanwhile, perhaps to fewer
+            file = self._store / self.name / "zarr.json"
+            version = None
+            if isinstance(file, RemotePath):
+                content, version = file.versioned()
+                self._array = self._opened(content)
+            if self.rows < rows:
+                metadata = replace(self._array.metadata, shape=(rows, *self._array.shape[1:]))
+                grown = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
+                if isinstance(file, RemotePath):
+                    file.update(grown, version)
+                else:
+                    write_atomic(file, grown)
             self._array = self._open()
 
     def _fill(self, out: Array, file: Location) -> None:
@@ -138,13 +147,16 @@ class ChunkedArray:
                 _require_crc(_as_bytes(out), opened.read(_CRC_BYTES + 1))  # one more, which must not be there
 
     def _open(self) -> Any:
-        path = self._store / self.name
         try:
-            content = default_buffer_prototype().buffer.from_bytes((path / "zarr.json").read_bytes())
+            content = (self._store / self.name / "zarr.json").read_bytes()
         except FileNotFoundError as error:
             raise IncompleteError(f"{self._store} holds no array {self.name}; run the integrate step again") from error
+        return self._opened(content)
+
+    def _opened(self, content: bytes) -> Any:
+        path, buffer = self._store / self.name, default_buffer_prototype().buffer.from_bytes(content)
         try:
-            array = zarr.open_array(MemoryStore({"zarr.json": content}), mode="r")
+            array = zarr.open_array(MemoryStore({"zarr.json": buffer}), mode="r")
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
                 f"{path / 'zarr.json'} is no array's; delete it and run the integrate step again"

@@ -185,6 +185,22 @@ class RemotePath:
         """
         return bool(self._ask("create", lambda store: _created(store, self.key, content), is_repeated=True))
 
+    def versioned(self) -> tuple[bytes, Any]:
+        """Give the object's content and a mark of this version of it, for :meth:`update`.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        found: tuple[bytes, Any] = self._ask("read", lambda store: _versioned(store, self.key))
+        return found
+
+    def update(self, content: bytes, version: Any) -> bool:
+        """Replace the object if it is still of a version; tell whether it was replaced.
+
+        As with a creation, False means "look what is there": an answer that was lost is asked for again.
+        """
+        return bool(self._ask("update", lambda store: _updated(store, self.key, content, version), is_repeated=True))
+
     def unlink(self, missing_ok: bool = True) -> None:
         """Delete the object; that there is none is no error, since the client may have had to ask twice."""
         try:
@@ -343,6 +359,22 @@ def _created(store: Any, key: str, content: bytes) -> bool:
     try:
         store.put(key, content, mode="create")
     except AlreadyExistsError:
+        return False
+    return True
+
+
+def _versioned(store: Any, key: str) -> tuple[bytes, Any]:
+    answer = store.get(key)
+    version = {name: value for name in ("e_tag", "version") if (value := answer.meta.get(name)) is not None}
+    return answer.bytes().to_bytes(), version
+
+
+def _updated(store: Any, key: str, content: bytes, version: Any) -> bool:
+    from obstore.exceptions import PreconditionError
+
+    try:
+        store.put(key, content, mode=version)
+    except PreconditionError:
         return False
     return True
 

@@ -52,7 +52,7 @@ def session(compute: ComputeSpec) -> Iterator[None]:
         if compute.address.startswith(("127.", "localhost:")):
             os.environ.setdefault(*_ON_LOOPBACK)  # or Ray asks another address of this host, without end
     else:
-        os.environ.update(_ALONE)
+        os.environ.update(ALONE)
     import ray  # reads the environment when imported
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -168,7 +168,7 @@ _QUIET = {
 }
 # Without it, Ray listens on every interface of this machine whatever address it is given.
 _ON_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-_ALONE = dict([_ON_LOOPBACK, ("RAY_AUTH_MODE", "disabled")])
+ALONE = dict([_ON_LOOPBACK, ("RAY_AUTH_MODE", "disabled")])
 
 
 def _start(ray: Any, compute: ComputeSpec) -> None:

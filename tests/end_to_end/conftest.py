@@ -19,8 +19,9 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
     name = f"prefect-{version('prefect')}.db"
     kept = pytestconfig.cache.mkdir("prefect") / name
     home = tmp_path_factory.getbasetemp() / "state" / "charflow" / "prefect"
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)  # a command that does not ask for this may have run before
     if not kept.exists():
         kept_environment = environment(home) | {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1"}
         subprocess.run([sys.executable, "-c", MAKE, str(kept)], cwd=ROOT, env=kept_environment, check=True)
-    shutil.copy(kept, home / name)
+    if not (home / name).exists():
+        shutil.copy(kept, home / name)
