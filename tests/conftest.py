@@ -30,7 +30,6 @@ USE_RAY = {
         "tests/deploy/test_slurm.py",
         "tests/benchmarks/test_orchestration.py",
         "tests/end_to_end/test_blows.py",
-        "tests/end_to_end/test_deployments.py",
         "tests/end_to_end/test_elastic.py",
         "tests/end_to_end/test_interruption.py",
         "tests/end_to_end/test_watched.py",
@@ -40,6 +39,7 @@ USE_RAY = {
         "tests/end_to_end/test_road.py",
         "tests/end_to_end/test_study.py",
     ),
+    "a server": ("tests/end_to_end/test_deployments.py",),
     "one cluster": (  # that of tests/tasks/conftest.py
         "tests/tasks/test_executor.py",
         "tests/tasks/test_fit_kernel.py",

@@ -75,7 +75,7 @@ def test_nodes_that_a_step_lost_are_in_its_record_and_shown_or_in_the_next_ones(
     assert losses_of(run.record) == [f"ingest: lost 1 node {second}", f"fit_velocity: lost 1 node {fourth}"]
     shown = told(capsys, "show", "moons", root=tmp_path)
     assert all(f"{line}\n" in shown for line in losses_of(run.record))
-    warned = [record.getMessage() for record in caplog.records if record.name == "tasks.executor"]
+    warned = [record.getMessage() for record in caplog.records if record.name == "tasks.session"]
     assert warned == [f"node {node} was lost" for node in (second, fourth)]  # once each
 
 
