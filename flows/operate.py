@@ -1,7 +1,7 @@
 """What deployed flows do with a run: bring it further, alone among them, and tell Prefect's pages of it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
@@ -38,13 +38,19 @@ def on_duty() -> Iterator[None]:
         yield
 
 
-def bring(ask: Asked, *, until: str) -> None:
+def bring(ask: Asked, sized: Callable[[Asked], Asked], *, until: str) -> None:
     """Bring a run as far as it is asked to go, when no other deployed flow works on it.
+
+    Args:
+        ask: what is asked for.
+        sized: gives it with the count of trajectories, which depends on what the store has once it is let go by others.
+        until: the last step.
 
     Raises:
         UnreachableClusterError: ``compute.address`` does not answer.
     """
     with store_slot(ask.root, ask.name):
+        ask = sized(ask)
         if ask.config.compute.address:
             require_reachable(ask.config.compute.address)
         run = open_run(ask.config, root=ask.root, name=ask.name, source=ask.source, until=until)
@@ -60,7 +66,7 @@ def bring(ask: Asked, *, until: str) -> None:
         create_markdown_artifact(markdown=f"{words}\n\n{summary_of(run)}", key=slug(ask.name), description=words)
 
 
-def grown(ask: Asked, growth: Growth, *, day: date) -> Asked:
+def grown(ask: Asked, *, growth: Growth, day: date) -> Asked:
     """Give it with as many trajectories as a day asks for; what the store has already is never less."""
     count = growth.count(ask.config.trajectories.count, day)
     return with_count(ask, max(count, stored_count(ask.root, ask.name)))

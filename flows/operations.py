@@ -5,6 +5,7 @@ server kept from another version is told of in one line.
 """
 
 from datetime import date
+from functools import partial
 
 from prefect import flow
 
@@ -47,7 +48,7 @@ def grow(
     with on_duty():
         ask = asked(config, name=name, root=root, changes=changes)
         plan = growth(since=since, nightly=nightly, at_most=at_most)
-        bring(grown(ask, plan, day=logical_day(day)), until="integrate")
+        bring(ask, partial(grown, growth=plan, day=logical_day(day)), until="integrate")
 
 
 @flow(
@@ -73,7 +74,7 @@ def train(
         changes: as --set takes them, section.key=value.
     """
     with on_duty():
-        bring(as_stored(asked(config, name=name, root=root, changes=changes)), until="evaluate")
+        bring(asked(config, name=name, root=root, changes=changes), as_stored, until="evaluate")
 
 
 @flow(
