@@ -6,7 +6,7 @@ system for its memory or by a worker whose patience ended, cannot; the worker th
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.client.schemas.objects import FlowRun, State
@@ -29,6 +29,16 @@ def after_crash(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
 def after_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Record that the flow was cancelled, if its process could not, or took the end of its workers for a failure."""
     _settle(flow_run, "interrupted", f"flow run {flow_run.name} was cancelled", mistaken=("running", "failed"))
+
+
+# What all flows of deployments have in common; they check their parameters themselves, and name the run they work on.
+OF_A_RUN: Mapping[str, Any] = {
+    "flow_run_name": "{name}",
+    "validate_parameters": False,
+    "persist_result": False,
+    "on_crashed": [after_crash],
+    "on_cancellation": [after_cancellation],
+}
 
 
 def _settle(flow_run: FlowRun, status: str, words: str, *, mistaken: Sequence[str] = ("running",)) -> None:

@@ -184,10 +184,9 @@ def _load_study(study: Study, options: argparse.Namespace) -> Callable[[], None]
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    from flows.server import CLIENT_ENVIRONMENT
+    from flows.server import keep_client_quiet
 
-    for name, value in CLIENT_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)  # before Prefect is imported, which reads it
+    keep_client_quiet()
     from flows.deployments import read_deployments
 
     deployments = read_deployments(Path(options.file))

@@ -85,7 +85,7 @@ def config_of(config: Any, changes: Any = ()) -> PipelineConfig:
     else:
         raise InputError(f"config must be a preset, a .toml file or sections of a configuration, got {config!r}")
     path = found.dataset.path
-    if path and "://" not in path and not Path(path).is_absolute():
+    if path and _is_relative(path):
         raise InputError(f"dataset.path must be absolute, for workers have folders of their own, got {path!r}")
     return placed(found)
 
@@ -119,7 +119,7 @@ def require_absolute_root(root: Any) -> None:
         raise InputError(
             f"root must be an absolute folder or an address, or CHARFLOW_ROOT set where workers run, got {root!r}"
         )
-    if "://" not in root and not Path(root).is_absolute():
+    if _is_relative(root):
         raise InputError(f"root must be absolute, for workers have folders of their own, got {root!r}")
 
 
@@ -168,6 +168,10 @@ def with_count(ask: Asked, count: int) -> Asked:
     """Give it with as many trajectories."""
     spec = replace(ask.config.trajectories, count=count)
     return replace(ask, config=ask.config.model_copy(update={"trajectories": spec}))
+
+
+def _is_relative(place: str) -> bool:
+    return "://" not in place and not Path(place).is_absolute()
 
 
 def _source(config: Any, name: Any) -> str:

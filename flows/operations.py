@@ -9,20 +9,13 @@ from functools import partial
 
 from prefect import flow
 
-from flows.aftermath import after_cancellation, after_crash
+from flows.aftermath import OF_A_RUN
 from flows.config import PipelineConfig
 from flows.deployed import asked, days, growth, name_of, root_of
 from flows.operate import as_stored, bring, grown, logical_day, mend_store, on_duty
 
 
-@flow(
-    name="charflow-grow",
-    flow_run_name="{name}",
-    validate_parameters=False,
-    persist_result=False,
-    on_crashed=[after_crash],
-    on_cancellation=[after_cancellation],
-)
+@flow(name="charflow-grow", **OF_A_RUN)
 def grow(
     config: PipelineConfig | str,
     name: str,
@@ -51,14 +44,7 @@ def grow(
         bring(ask, partial(grown, growth=plan, day=logical_day(day)), until="integrate")
 
 
-@flow(
-    name="charflow-train",
-    flow_run_name="{name}",
-    validate_parameters=False,
-    persist_result=False,
-    on_crashed=[after_crash],
-    on_cancellation=[after_cancellation],
-)
+@flow(name="charflow-train", **OF_A_RUN)
 def train(
     config: PipelineConfig | str,
     name: str,
@@ -77,14 +63,7 @@ def train(
         bring(asked(config, name=name, root=root, changes=changes), as_stored, until="evaluate")
 
 
-@flow(
-    name="charflow-mend",
-    flow_run_name="{name}",
-    validate_parameters=False,
-    persist_result=False,
-    on_crashed=[after_crash],
-    on_cancellation=[after_cancellation],
-)
+@flow(name="charflow-mend", **OF_A_RUN)
 def mend(name: str, root: str = "", repair: bool = True, quick: bool = False) -> None:
     """Recompute the digest of every committed chunk of a run, and simulate anew what is bad or missing.
 
@@ -98,14 +77,7 @@ def mend(name: str, root: str = "", repair: bool = True, quick: bool = False) ->
         mend_store(root_of(root), name_of(name), is_quick=quick, is_repaired=repair)
 
 
-@flow(
-    name="charflow-backfill",
-    flow_run_name="{name}",
-    validate_parameters=False,
-    persist_result=False,
-    on_crashed=[after_crash],
-    on_cancellation=[after_cancellation],
-)
+@flow(name="charflow-backfill", **OF_A_RUN)
 def backfill(
     config: PipelineConfig | str,
     name: str,

@@ -55,6 +55,12 @@ SERVER_ENVIRONMENT = {
 }
 
 
+def keep_client_quiet() -> None:
+    """Let Prefect's client say little, and report to nobody; before Prefect is imported, which reads it."""
+    for name, value in CLIENT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
     """Make flows of this process report to a Prefect API, and give a function that waits until it answers.
@@ -71,8 +77,7 @@ def prefect_api(home: Path) -> Iterator[Callable[[], None]]:
     Raises:
         ConnectionError: on waiting: the server that the user named does not answer, or the private one does not start.
     """
-    for name, value in CLIENT_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    keep_client_quiet()
     with ExitStack() as stack:
         # Started on the guess that no profile names a server, which only the slow import can tell.
         port = None if os.environ.get("PREFECT_API_URL") else stack.enter_context(_private_server(home))
