@@ -33,12 +33,13 @@ from tasks.evaluation.budget import (
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
 from tasks.fit_kernel import data_field
-from tasks.measures import HeldOut, block_rows, exact_target, measure_excess_loss, root_mean_square
+from tasks.measures import HeldOut, exact_target, measure_excess_loss, root_mean_square
 from tasks.rows import RowReader, take_labels
 from tasks.sample import sample_labels
 from tasks.simulation import given_labels, row_labels
+from tasks.specs import Progress
 from tasks.train_generator import StoredGenerator
-from tasks.training.device import CPU, one_thread
+from tasks.training.device import CPU, block_rows, suited_threads
 from tasks.training.fitting import labelled
 from tasks.transport.field import VelocityField
 from tasks.transport.grid import halved, time_grid
@@ -51,6 +52,7 @@ from tasks.transport.targets import GaussianMixture, OracleField
 _STATE_VALUES = 2**17  # coordinates of all paths, at most: a network of images takes long for each
 _MULTIPLICATIONS = 1e12  # of the sums over the data, at most: less than a minute of a core
 _WEIGHT_COST = 510  # multiplications that the weight of a point costs
+_FIT_VALUES = 2**25  # coordinates of all states that the solver passes for the one-step map's paths, at most
 _LEAST_PATHS = 8  # however many the data
 _ORACLE_STEPS, _DATA_STEPS = 256, 32  # of the exact characteristics
 _HALVINGS = 10  # of the time that remains before the last step, at most: near rows velocities change with it
@@ -108,6 +110,13 @@ class Subject:
         sums = (solver if self.spec["kind"] == "kernel" else 0) + (_DATA_EVALUATIONS if self.law is None else 0)
         return path_count(self.samples, size=math.prod(self.data.dim), sums=sums * self.data.rows)
 
+    @property
+    def fit_paths(self) -> int:
+        """How many paths the generator's jumps are compared with: more, for each is solved once."""
+        steps = len(self.store.plan.solver_times) - 1
+        most = _FIT_VALUES // (math.prod(self.data.dim) * steps * EVALUATIONS_PER_STEP[self.store.plan.solver])
+        return min(self.samples, max(self.paths, most))
+
     def noise(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         """Give the noise of samples ``start <= i < stop``, and their classes where there are any."""
         x0 = standard_normal(self.seed, start, stop, self.data.dim, stream=SAMPLES).to(torch.float32)
@@ -140,26 +149,31 @@ def path_count(samples: int, *, size: int, sums: int) -> int:
     return min(samples, max(_LEAST_PATHS, most))
 
 
-def measure_budget(subject: Subject, *, w2: Measured) -> tuple[ErrorBudget, Distance]:
+def measure_budget(subject: Subject, *, w2: Measured, progress: Progress) -> tuple[ErrorBudget, Distance]:
     """Give the error budget, and ``fit_error``: the fit a coordinate, in standardised units.
 
     Args:
         subject: the run.
         w2: measured, with its floor.
+        progress: told of the paths, after each block.
     """
     reference, scale = _reference(subject), subject.data.standardisation.scale
-    with one_thread():
+    all_paths = subject.paths + subject.fit_paths
+
+    def blocks(before: int, count: int) -> Iterator[tuple[int, int]]:
+        for start, stop in _blocks(count, subject.data.dim):
+            yield start, stop
+            progress(before + stop, all_paths, "paths, error budget")
+
+    with suited_threads(subject.data.dim):
         gaps = joined(
             [
                 gaps_of(_ends(subject, reference, start=start, stop=stop), scale=scale)
-                for start, stop in _blocks(subject.paths, subject.data.dim)
+                for start, stop in blocks(0, subject.paths)
             ]
         )
         fit = np.concatenate(
-            [
-                _fit_squares(subject, start=start, stop=stop)
-                for start, stop in _blocks(subject.samples, subject.data.dim)
-            ]
+            [_fit_squares(subject, start=start, stop=stop) for start, stop in blocks(subject.paths, subject.fit_paths)]
         )
     moments = _second_moments(subject)
     stopping = _stopping(subject, moments, subject.stop)
@@ -319,10 +333,15 @@ def _trained_fit(subject: Subject) -> Distance:
     """Give the fit on stored trajectories, in data units."""
     plan, scale = subject.store.plan, subject.data.standardisation.scale
     squares = []
-    for start, stop in _blocks(min(subject.samples, subject.count), plan.dim):
-        x0 = standard_normal(plan.seed, start, stop, plan.dim, stream=TRAJECTORIES).to(torch.float32)
-        mapped = _mapped(subject, x0, label=row_labels(plan, start, stop))
-        squares.append(squared_gaps(mapped, subject.store.read_rows(start, stop)[:, -1], scale=scale))
+    grid = subject.store.grid(min(subject.samples, subject.count))
+    for chunk in range(grid.count):  # each is read once
+        shard = grid.chunk(chunk)
+        ends = subject.store.read_chunk(chunk)[: shard.rows, -1]
+        for low, high in _blocks(shard.rows, plan.dim):
+            start, stop = shard.start + low, shard.start + high
+            x0 = standard_normal(plan.seed, start, stop, plan.dim, stream=TRAJECTORIES).to(torch.float32)
+            mapped = _mapped(subject, x0, label=row_labels(plan, start, stop))
+            squares.append(squared_gaps(mapped, ends[low:high], scale=scale))
     return root_mean_square("trained_fit", np.concatenate(squares))
 
 

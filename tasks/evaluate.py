@@ -95,7 +95,7 @@ def evaluate(request: EvaluateRequest, *, progress: Progress) -> EvaluateSummary
     measured = measure_sets(sets.comparison, seed=spec.seed, progress=progress)
     measured += [*scores.measured, *measure_balance(compared, data)]
     subject = _subject(request, data, store, stored)
-    budget, fit_error = measure_budget(subject, w2=measured[0])
+    budget, fit_error = measure_budget(subject, w2=measured[0], progress=progress)
     others = [measure_memorised(compared), fit_error, *measure_agreement(compared, data, stored, seed=spec.seed)]
     velocity, about = _velocity(subject)
     storage = measure_storage(

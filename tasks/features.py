@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from storage.checksum import digest
 from storage.errors import InputError
 from storage.trajectories import Floats
-from tasks.measures import block_rows
 from tasks.specs import EvaluationSpec
 from tasks.training.checkpoint import weights_of_file
-from tasks.training.device import CPU
+from tasks.training.device import CPU, block_rows
 from tasks.training.features import Features, features_of, load_features, told, tried_states
 
 MOST_FEATURES = 4096  # of a state: their covariance, and its root, take the square and the cube of that
@@ -39,7 +38,7 @@ class LawFeatures:
         Raises:
             InputError: the map fails on them, or gives something else than 1 to 4096 finite numbers of each.
         """
-        step = block_rows(x.shape[1:])
+        step = block_rows(x.shape[1:], self.device)
         return np.concatenate([self._points(x[start : start + step]) for start in range(0, len(x), step)])
 
     def _points(self, x: Floats) -> Floats:

@@ -27,7 +27,7 @@ from tasks.fit_kernel import spread_kernel_field
 from tasks.saving import saved_steps, stored_precision
 from tasks.simulation import ChunkTask, arithmetic_of, commit_chunk, simulate_chunk
 from tasks.specs import ChunkFacts, InterpolantSpec, Progress, TrajectoriesSpec
-from tasks.training.device import choose_device, warn_on_cpu
+from tasks.training.device import block_rows, choose_device, warn_on_cpu
 from tasks.transport.grid import time_grid
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def plan_trajectories(
         grid=spec.grid,
         solver=spec.solver,
         seed=request.seed,
-        sub_batch=spec.sub_batch,
+        sub_batch=spec.sub_batch or block_rows(request.dim),
         velocity=velocity_digest,
         class_shares=class_shares,
         unlabelled_share=spec.unlabelled_share if class_shares else 0.0,

@@ -22,7 +22,7 @@ from tasks.evaluation.lipschitz import adjoint_of, local_lipschitz
 from tasks.rows import RowReader, take_labels
 from tasks.simulation import given_labels, row_labels
 from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, TargetSpec
-from tasks.training.device import CPU
+from tasks.training.device import CPU, block_rows
 from tasks.transport.field import ConditionalField, VelocityField
 from tasks.transport.interpolant import Interpolant, interpolate
 from tasks.transport.losses import squared_error, velocity_matching_loss
@@ -251,11 +251,6 @@ def _constants(
         first = seed + shard.start * len(plan.times) + int(k)
         found.append(local_lipschitz(at_time, states[:, k], seed=first, adjoint=adjoint))
     return torch.stack(found, 1).numpy()
-
-
-def block_rows(dim: tuple[int, ...]) -> int:
-    """Give how many states a network is given at once: activations of images are many times their size."""
-    return max(64, min(4096, 2**17 // math.prod(dim)))
 
 
 def _mean(name: str, values: np.ndarray) -> Distance:

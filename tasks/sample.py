@@ -18,14 +18,12 @@ from storage.trajectories import Floats
 from tasks.evaluation import images, plots
 from tasks.specs import Progress
 from tasks.train_generator import StoredGenerator, load_generator
-from tasks.training.device import local_device
+from tasks.training.device import block_rows, local_device
 from tasks.training.fitting import labelled
 from tasks.transport.losses import TwoTimeMap
 from tasks.transport.noise import SAMPLE_LABELS, SAMPLES, class_labels, standard_normal
 
 _BATCH = 4096  # samples that are held
-_BLOCK_VALUES = {"cpu": 2**16, "cuda": 2**21}  # numbers of a block, at most: what fits a cache, or fills a GPU
-_BLOCK_ROWS = (16, 1024)  # of a block, at least and at most
 _PICTURED = 10_000  # samples that a picture shows
 _SHOWN_CLASSES = 40
 
@@ -152,7 +150,7 @@ def sample_rows(
     another device it differs in the last bits.
     """
     times = torch.tensor(_require(stored, steps=steps, guidance=guidance), device=stored.device)
-    rows = _block_rows(stored.dim, stored.device)
+    rows = block_rows(stored.dim, stored.device)
     low, high = start // rows * rows, -(-stop // rows) * rows
     x = np.empty((high - low, *stored.dim), np.float32)
     for first in range(low, high, rows):
@@ -208,12 +206,6 @@ def _draw(
         label=label,
         guidance=request.guidance,
     )
-
-
-def _block_rows(dim: tuple[int, ...], device: torch.device) -> int:
-    """Give how many rows the network takes at once, a power of two: many for points, few for images."""
-    least, most = _BLOCK_ROWS
-    return min(max(least, 1 << (_BLOCK_VALUES[device.type] // math.prod(dim)).bit_length() - 1), most)
 
 
 def _require(stored: StoredGenerator, *, steps: int, guidance: float) -> list[float]:

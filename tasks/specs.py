@@ -310,7 +310,7 @@ class TrajectoriesSpec:
     grid: str = "uniform"
     rho: float = 7.0  # exponent of the karras grid
     chunk_rows: int = 0  # rows of a chunk; 0: as many as make 8 to 16 MB, at most 16,384
-    sub_batch: int = 1024  # rows solved at once, so that activations stay in cache
+    sub_batch: int = 0  # rows solved at once on a CPU; 0: as many as stay in its cache, fewer of images
     precision: str = "float32"  # stored: float16, float32, float64, or round-N: float32 with N mantissa bits kept
     codec: str = "none"  # every codec ends in CRC32C
     save: str | tuple[int, ...] = "all"  # states: all, every-N, endpoints, or a list of steps from 0 to K
@@ -327,7 +327,7 @@ class TrajectoriesSpec:
         require_one_of("trajectories.grid", self.grid, GRID_KINDS)
         require_positive("trajectories.rho", self.rho)
         require_at_least("trajectories.chunk_rows", self.chunk_rows, 0)
-        require_at_least("trajectories.sub_batch", self.sub_batch, 1)
+        require_at_least("trajectories.sub_batch", self.sub_batch, 0)
         stored_precision(self.precision)
         require_one_of("trajectories.codec", self.codec, ("none", "lz4", "zstd"))
         saved_steps(self.save, last=self.steps)

@@ -25,21 +25,15 @@ torch.set_num_threads(1)
 settings.register_profile("charflow", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("charflow")
 
-USE_RAY = {
-    "clusters of their own": (
-        "tests/deploy/test_slurm.py",
+USE_RAY = {  # in the order in which they begin
+    "a server": ("tests/end_to_end/test_deployments.py",),
+    "nodes": (
         "tests/benchmarks/test_orchestration.py",
-        "tests/end_to_end/test_blows.py",
+        "tests/deploy/test_slurm.py",
         "tests/end_to_end/test_elastic.py",
-        "tests/end_to_end/test_interruption.py",
-        "tests/end_to_end/test_watched.py",
         "tests/end_to_end/test_job.py",
         "tests/end_to_end/test_nodes.py",
-        "tests/end_to_end/test_object_store.py",
-        "tests/end_to_end/test_road.py",
-        "tests/end_to_end/test_study.py",
     ),
-    "a server": ("tests/end_to_end/test_deployments.py",),
     "one cluster": (  # that of tests/tasks/conftest.py
         "tests/tasks/test_executor.py",
         "tests/tasks/test_fit_kernel.py",
@@ -49,19 +43,38 @@ USE_RAY = {
         "tests/tasks/test_worker_metrics.py",
         "tests/tasks/training/test_ddp.py",
     ),
+    "commands": (
+        "tests/end_to_end/test_blows.py",
+        "tests/end_to_end/test_interruption.py",
+        "tests/end_to_end/test_logs.py",
+        "tests/end_to_end/test_object_store.py",
+        "tests/end_to_end/test_road.py",
+        "tests/end_to_end/test_study.py",
+        "tests/end_to_end/test_watched.py",
+    ),
 }
+_GROUPS = list(USE_RAY)
+
+
+def group_of(test: str) -> str | None:
+    """Give the group of a test's id, if its file starts Ray."""
+    return next((name for name, files in USE_RAY.items() if test.startswith(files)), None)
 
 
 class FewClusters(LoadScopeScheduling):  # type: ignore[misc]
     """Hands whole files to processes, and those that start Ray to one for each group: clusters fight for the cores."""
 
     def _split_scope(self, nodeid: str) -> str:
-        group = next((name for name, files in USE_RAY.items() if nodeid.startswith(files)), None)
-        return group or nodeid.split("::")[0]
+        return group_of(nodeid) or nodeid.split("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
     return FewClusters(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups, which take long."""
+    items.sort(key=lambda item: _GROUPS.index(group) if (group := group_of(item.nodeid)) else len(_GROUPS))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ tf32, bf16 and ``torch.compile`` are used on a GPU only; elsewhere they fall bac
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from storage.errors import InputError
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+
+_BLOCK_VALUES = {"cpu": 2**16, "cuda": 2**21}  # numbers of a block, at most: what fits a cache, or fills a GPU
+_BLOCK_ROWS = (16, 1024)  # of a block, at least and at most
 
 
 class Trained(Protocol):
@@ -130,6 +134,22 @@ def place(device: torch.device, *, precision: str, is_compiled: bool) -> Placeme
         is_tf32=is_gpu and precision == "tf32",
         is_compiled=is_gpu and is_compiled,
     )
+
+
+def block_rows(dim: tuple[int, ...], device: torch.device = CPU) -> int:
+    """Give how many states a network is given at once, a power of two: many points, few images.
+
+    What lies between a U-Net's layers is a hundred times the size of its images; of 16 to 64 of them it stays in a
+    processor's cache, which halves the time of 1,024 at once.
+    """
+    least, most = _BLOCK_ROWS
+    fitting = max(1, _BLOCK_VALUES[device.type] // math.prod(dim))
+    return min(max(least, 1 << fitting.bit_length() - 1), most)
+
+
+def suited_threads(dim: tuple[int, ...]) -> AbstractContextManager[None]:
+    """Compute in one thread for points, and in as many as there are for images, whose products are large."""
+    return one_thread() if block_rows(dim) == _BLOCK_ROWS[1] else nullcontext()
 
 
 @contextmanager

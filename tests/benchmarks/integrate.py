@@ -33,6 +33,7 @@ from tasks.integrate import IntegrateRequest, integrate
 from tasks.networks.build import build_denoiser
 from tasks.specs import ComputeSpec, InterpolantSpec, NetworkSpec, TrajectoriesSpec
 from tasks.training.checkpoint import weights_to_bytes
+from tasks.training.device import block_rows
 from tasks.transport.grid import time_grid
 from tests.benchmarks import chunks
 
@@ -42,7 +43,7 @@ STEPS = 32
 STOP = 0.999
 WORKERS = 2
 ROUNDS = 2
-SUB_BATCH = TrajectoriesSpec().sub_batch
+SUB_BATCH = block_rows((DIM,))
 NETWORK = NetworkSpec(width=512, depth=4)
 
 

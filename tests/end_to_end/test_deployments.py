@@ -131,7 +131,9 @@ def test_a_killed_flow_is_not_left_running(here: Served) -> None:
     assert wait_until(lambda: not any(map(alive, strays)), seconds=20)
     assert wait_until(lambda: here.record("gaussian")["status"] == "failed", seconds=20), here.logs()
     assert "ended without a word" in here.record("gaussian")["error"]
-    assert "chunks are committed" in (here.root / "gaussian" / "failure.md").read_text()
+    account = here.root / "gaussian" / "failure.md"
+    assert wait_until(account.exists, seconds=20)  # it follows the record
+    assert "chunks are committed" in account.read_text()
 
 
 def test_a_backfill_is_a_flow_run_for_each_day_and_training_takes_all_of_them(here: Served) -> None:

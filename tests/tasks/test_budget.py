@@ -129,7 +129,7 @@ def values(budget: ErrorBudget) -> dict[str, float]:
 
 
 def test_a_generator_that_is_the_euler_map_of_the_exact_velocity_has_the_euler_error_alone(tmp_path: Path) -> None:
-    budget, fit_error = measure_budget(with_map(made(tmp_path), lambda x: euler_factor() * x), w2=W2)
+    budget, fit_error = measure_budget(with_map(made(tmp_path), lambda x: euler_factor() * x), w2=W2, progress=silent)
     found, known = budget.terms["euler"], math.sqrt(2) * abs(euler_factor() - STD)
     assert abs(found.value - known) < 3 * found.standard_error < 0.2 * known
     assert values(budget) == pytest.approx(
@@ -152,7 +152,7 @@ def test_the_fit_is_the_gap_to_the_solver_in_both_units(tmp_path: Path) -> None:
     def off(x: Tensor) -> Tensor:
         return solve(subject.field, x, grid, solver="euler", interpolant=subject.interpolant)[:, -1] + 0.3
 
-    budget, fit_error = measure_budget(with_map(subject, off), w2=W2)
+    budget, fit_error = measure_budget(with_map(subject, off), w2=W2, progress=silent)
     whole = 0.3 * float(np.linalg.norm(subject.data.standardisation.scale))
     assert budget.terms["fit"].value == pytest.approx(whole, rel=1e-5)
     assert fit_error.value == pytest.approx(0.3, rel=1e-5)
@@ -163,8 +163,13 @@ def test_the_fit_is_the_gap_to_the_solver_in_both_units(tmp_path: Path) -> None:
 
 def test_a_map_that_knows_its_trajectories_by_heart_wants_more_of_them(tmp_path: Path) -> None:
     subject = made(tmp_path)
-    ends = torch.from_numpy(subject.store.read_rows(0, 128)[:, -1])
-    budget, _ = measure_budget(with_map(subject, lambda x: ends if len(x) == 128 else 0 * x), w2=W2)
+    known = subject.store.read_rows(0, 128)
+    ends = {tuple(path[0].tolist()): torch.from_numpy(path[-1]) for path in known}
+
+    def by_heart(x: Tensor) -> Tensor:
+        return torch.stack([ends.get(tuple(row.tolist()), torch.zeros_like(row)) for row in x])
+
+    budget, _ = measure_budget(with_map(subject, by_heart), w2=W2, progress=silent)
     assert budget.advice.startswith("Next: trajectories.count, above 128")
     assert "trained on 0 ±" in budget.words["fit"]
 
@@ -173,7 +178,7 @@ def test_a_map_that_knows_its_trajectories_by_heart_wants_more_of_them(tmp_path:
 def test_early_stopping_is_its_formula_in_data_units(tmp_path: Path, kind: str) -> None:
     dataset = replace(GAUSSIAN, mean=(3.0, -1.0), std=(2.0, 0.5), standardise=True)
     subject = made(tmp_path, dataset, kind=kind, trajectories=TrajectoriesSpec(count=64, steps=4, stop=0.9))
-    budget, _ = measure_budget(subject, w2=W2)
+    budget, _ = measure_budget(subject, w2=W2, progress=silent)
     alpha, beta = (0.1, 0.9) if kind == "linear" else (math.cos(0.45 * math.pi), math.sin(0.45 * math.pi))
     shift, scale = subject.data.standardisation.mean, subject.data.standardisation.scale
     law = (np.array([3.0, -1.0]) - shift) ** 2 + np.array([2.0, 0.5]) ** 2
@@ -201,7 +206,7 @@ def test_a_velocity_that_is_off_by_a_vector_ends_off_by_a_known_one_and_the_boun
     by = torch.tensor([0.6, -0.8])
     wrong = replace(subject, field=Shifted(subject.field, by), spec={"kind": "network"})
     drift = 0.5 * by  # a generator that is off, too
-    budget, _ = measure_budget(with_map(wrong, lambda x: 1.5 * x + drift), w2=W2)
+    budget, _ = measure_budget(with_map(wrong, lambda x: 1.5 * x + drift), w2=W2, progress=silent)
     times = (np.arange(100_000) + 0.5) / 100_000
     known = STD * float((1 / np.sqrt((1 - times) ** 2 + STD**2 * times**2)).mean())
     assert budget.terms["velocity"].value == pytest.approx(known, rel=0.01)
@@ -250,7 +255,7 @@ def test_the_kernel_of_the_data_is_exact_and_one_with_a_bandwidth_is_not(tmp_pat
                     trajectories=trajectories)
         for width in (0.0, 0.3)
     }  # fmt: skip
-    exact, wide = (measure_budget(kernels[width], w2=W2)[0] for width in (0.0, 0.3))
+    exact, wide = (measure_budget(kernels[width], w2=W2, progress=silent)[0] for width in (0.0, 0.3))
     assert exact.terms["velocity"].value == 0
     assert exact.words["velocity"] == "the velocity is the exact one"
     assert 0.2 < wide.terms["velocity"].value < 1  # about a bandwidth a coordinate
@@ -285,7 +290,7 @@ def test_where_the_source_is_not_the_noise_paths_begin_at_draws_of_it(tmp_path: 
     assert (_source(vp, x0, label=label, start=0) / data).numpy() == pytest.approx(rows[label.numpy()], rel=1e-5)
     mixed = (_source(vp, x0, label=None, start=0) / data)[:, 0]
     assert 60 < int((mixed > 0).sum()) < 140
-    budget, _ = measure_budget(vp, w2=W2)
+    budget, _ = measure_budget(vp, w2=W2, progress=silent)
     assert 0 < budget.terms["velocity"].value < 0.1  # the exact velocity, from another source
 
 
@@ -319,8 +324,12 @@ def test_large_states_and_many_rows_are_measured_on_fewer_paths(samples: int, si
 
 def test_blocks_of_rows_are_the_same_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = made(tmp_path)
-    whole, whole_fit = measure_budget(subject, w2=W2)
+    whole, whole_fit = measure_budget(subject, w2=W2, progress=silent)
     monkeypatch.setattr("tasks.budget.block_rows", lambda _: 150)
-    parts, parts_fit = measure_budget(subject, w2=W2)
+    heard: list[tuple[int, int, str]] = []
+    parts, parts_fit = measure_budget(subject, w2=W2, progress=lambda *told: heard.append(told))
+    rows = [*range(150, subject.samples, 150), subject.samples]
+    assert [done for done, _, _ in heard] == [*rows, *(subject.samples + row for row in rows)]
+    assert {told[1:] for told in heard} == {(2 * subject.samples, "paths, error budget")}
     assert values(parts) == pytest.approx(values(whole))
     assert parts_fit.value == pytest.approx(whole_fit.value)

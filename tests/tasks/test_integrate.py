@@ -433,6 +433,14 @@ def test_a_velocity_without_classes_leaves_guidance_and_labels_out_of_the_plan(t
     assert row_labels(plain, 0, 10) is None
 
 
+@pytest.mark.parametrize(("dim", "asked", "rows"), [((64,), 0, 1024), ((3, 32, 32), 0, 16), ((3, 32, 32), 100, 100)])
+def test_images_are_solved_a_few_at_once_unless_asked_otherwise(
+    tmp_path: Path, dim: tuple[int, ...], asked: int, rows: int
+) -> None:
+    request = replace(request_of(tmp_path, spec=replace(SPEC, sub_batch=asked)), dim=dim)
+    assert plan_trajectories(request, velocity_digest="v").sub_batch == rows
+
+
 def test_labels_and_bytes_depend_on_seed_and_row_and_not_on_chunks_order_or_attempts(
     drift: Drift, tmp_path: Path
 ) -> None:

@@ -19,7 +19,6 @@ from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.measures import (
     HeldOut,
-    block_rows,
     exact_target,
     gaussian_floor,
     held_out,
@@ -212,11 +211,6 @@ def test_a_conditional_velocity_is_told_the_classes_of_its_rows(tmp_path: Path, 
     measure_velocity(field, pairs, interpolant=LINEAR, device=CPU)
     told = torch.cat(field.labels).tolist() if field.labels else []
     assert sorted(told) == (sorted(label.tolist()) if classes else [])
-
-
-@pytest.mark.parametrize(("dim", "rows"), [((2,), 4096), ((64,), 2048), ((1, 28, 28), 167), ((3, 32, 32), 64)])
-def test_images_go_through_a_network_in_small_blocks(dim: tuple[int, ...], rows: int) -> None:
-    assert block_rows(dim) == rows
 
 
 def trajectories(folder: Path, *, stop: float, count: int = 300) -> tuple[TrajectoryStore, OracleField]:

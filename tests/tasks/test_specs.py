@@ -75,7 +75,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (TrajectoriesSpec, {"grid": "log"}, r"trajectories\.grid must be one of uniform, karras, got 'log'"),
     (TrajectoriesSpec, {"rho": 0.0}, r"trajectories\.rho must be positive, got 0"),
     (TrajectoriesSpec, {"chunk_rows": -1}, r"trajectories\.chunk_rows must be at least 0, got -1"),
-    (TrajectoriesSpec, {"sub_batch": 0}, r"trajectories\.sub_batch must be at least 1, got 0"),
+    (TrajectoriesSpec, {"sub_batch": -1}, r"trajectories\.sub_batch must be at least 0, got -1"),
     (TrajectoriesSpec, {"precision": "int8"}, r"trajectories\.precision must be one of .*float32.*, got 'int8'"),
     (TrajectoriesSpec, {"codec": "zip"}, r"trajectories\.codec must be one of none, lz4, zstd, got 'zip'"),
     (TrajectoriesSpec, {"precision": "round-0"}, r"trajectories\.precision must be .*round-N .*, got 'round-0'"),

@@ -14,11 +14,13 @@ from tasks.training.device import (
     CPU,
     ON_CPU,
     Placement,
+    block_rows,
     choose_device,
     describe,
     local_device,
     place,
     place_training,
+    suited_threads,
     warn_of_fallback,
 )
 
@@ -122,3 +124,23 @@ def test_workers_have_a_gpu_each_or_share_evenly(workers: int, gpus: int, share:
 def test_workers_of_a_cpu_ask_for_no_gpu_and_talk_over_gloo() -> None:
     assert worker_amounts(Demand(step="train_generator"), [], workers=2, device="cpu") == {"CPU": 1.0}
     assert backend(0.0) == "gloo"
+
+
+@pytest.mark.parametrize(
+    ("dim", "rows", "on_gpu"),
+    [((2,), 1024, 1024), ((64,), 1024, 1024), ((1, 28, 28), 64, 1024), ((3, 32, 32), 16, 512), ((3, 256, 256), 16, 16)],
+)
+def test_images_go_through_a_network_in_small_blocks(dim: tuple[int, ...], rows: int, on_gpu: int) -> None:
+    assert (block_rows(dim), block_rows(dim, GPU)) == (rows, on_gpu)
+
+
+@pytest.mark.parametrize(("dim", "threads"), [((2,), 1), ((1, 8, 8), 1), ((1, 28, 28), 2)])
+def test_images_take_all_threads_and_points_one(dim: tuple[int, ...], threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with suited_threads(dim):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
