@@ -56,6 +56,11 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
     "the head's name": (SCRIPT, at(FILES, SCRIPT).replace("charflow-head", "charflow-haed"), "is no port of a service"),
     "an entrypoint": ((*JOB, "entrypoint"), "charflow rnu digits --ray auto", "invalid choice: 'rnu'"),
     "a preset": ((*JOB, "entrypoint"), "charflow run digist --ray auto", "digist"),
+    "no patience": (
+        ("environment.yaml", 0, "data"),
+        {"CHARFLOW_ROOT": "s3://your-bucket/runs", "PREFECT_API_URL": "http://prefect-server:4200/api"},
+        "charflow: has no CPU at rest, so runs need CHARFLOW_PATIENCE",
+    ),
     "a cluster": ((*JOB, "clusterSelector", "ray.io/cluster"), "charlfow", "charlfow is no cluster"),
     "an option of ray start": ((*HEAD, "rayStartParams"), {"num-cpu": "0"}, "No such option '--num-cpu'"),
     "a number of ray start": ((*HEAD, "rayStartParams", "num-cpus"), "none", "is not a valid integer"),
@@ -95,6 +100,16 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
         place("prefect-worker.yaml", "Deployment", "spec", "template", "spec", "serviceAccountName"),
         "charlfow",
         "the service account charlfow, which is missing",
+    ),
+    "a role that KubeRay makes": (
+        place("accounts.yaml", "Role", "metadata", "name"),
+        "charflow",
+        "Role charflow has the name of one that KubeRay makes",
+    ),
+    "an account that KubeRay makes": (
+        place("accounts.yaml", "ServiceAccount", "metadata", "name"),
+        "charflow",
+        "ServiceAccount charflow has the name of one that KubeRay makes",
     ),
     "a role": (place("accounts.yaml", "RoleBinding", "roleRef", "name"), "charlfow", "binds what is missing"),
     "a volume": ((*IN_HEAD, "volumeMounts", 0, "name"), "scrath", "mounts scrath, which is no volume"),
