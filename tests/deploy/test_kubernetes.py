@@ -46,14 +46,16 @@ def container(name: str, kind: str, *path: str | int) -> Path_:
 
 HEAD = place("raycluster.yaml", "RayCluster", "spec", "headGroupSpec")
 CPU = place("raycluster.yaml", "RayCluster", "spec", "workerGroupSpecs", 0)
-SCRIPT = container("prefect-worker.yaml", "Deployment", "args", 2)
+BESIDE = container("prefect-worker.yaml", "Deployment", "args")
+ADDRESS = (*BESIDE, at(FILES, BESIDE).index("--address=charflow-head-svc:6379"))
 IN_HEAD = (*HEAD, "template", "spec", "containers", 0)
 JOB = place("rayjob.yaml", "RayJob", "spec")
 WRONG: dict[str, tuple[Path_, Any, str]] = {
     "a command": (container("prefect-server.yaml", "Deployment", "args", 1), "sever", "prefect sever start"),
-    "a word in a script": (SCRIPT, at(FILES, SCRIPT).replace("--num-cpus", "--num-cpu"), "No such option '--num-cpu'"),
-    "the head's port": (SCRIPT, at(FILES, SCRIPT).replace("6379", "6397"), "charflow-head-svc:6397 is no port"),
-    "the head's name": (SCRIPT, at(FILES, SCRIPT).replace("charflow-head", "charflow-haed"), "is no port of a service"),
+    "a word of a node": ((*BESIDE, at(FILES, BESIDE).index("--num-cpus=0")), "--num-cpu=0", "option '--num-cpu'"),
+    "a word of a worker": ((*BESIDE, at(FILES, BESIDE).index("--limit=1")), "--limti=1", "Unknown option"),
+    "the head's port": (ADDRESS, "--address=charflow-head-svc:6397", "charflow-head-svc:6397 is no port"),
+    "the head's name": (ADDRESS, "--address=charflow-haed-svc:6379", "is no port of a service"),
     "an entrypoint": ((*JOB, "entrypoint"), "charflow rnu digits --ray auto", "invalid choice: 'rnu'"),
     "a preset": ((*JOB, "entrypoint"), "charflow run digist --ray auto", "digist"),
     "no patience": (
