@@ -45,7 +45,7 @@ def _settle(flow_run: FlowRun, status: str, words: str, *, mistaken: Sequence[st
     try:
         catalog = Catalog(root_of(flow_run.parameters.get("root", "")))
         record = catalog.get(name_of(flow_run.parameters.get("name")))
-        if record.status in mistaken and not _is_at_work(record):
+        if record.status in mistaken and _was_of(flow_run, record) and not is_alive(record):
             settle_lost(catalog, record, status=status, words=words)
     except StorageError as error:
         logger.warning("the run of flow run %s is left as it is: %s", flow_run.name, error)
@@ -58,6 +58,10 @@ def settle_lost(catalog: Catalog, record: RunRecord, *, status: str, words: str)
     catalog.write_account(record.name, account(record, left=run.pending, words=words, coverage=store_coverage(run)))
 
 
-def _is_at_work(record: RunRecord) -> bool:
-    """Tell whether another process has the run; one on another host was the flow's, for Prefect says that it ended."""
-    return record.host == os.uname().nodename and is_alive(record)
+def _was_of(flow_run: FlowRun, record: RunRecord) -> bool:
+    """Tell whether the flow's process was the last to work on the run: one that waited for the store never did.
+
+    A worker calls hooks on the host of the flow's process, whose number it tells the server soon after the start.
+    """
+    number = str(flow_run.infrastructure_pid or "").rpartition(":")[2]
+    return record.host == os.uname().nodename and number in ("", str(record.pid))

@@ -184,7 +184,7 @@ def _load_study(study: Study, options: argparse.Namespace) -> Callable[[], None]
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    from flows.server import keep_client_quiet
+    from flows.server import keep_client_quiet, without_password
 
     keep_client_quiet()
     from flows.deployments import read_deployments
@@ -194,7 +194,7 @@ def _deploy(options: argparse.Namespace) -> int:
     if not options.check:
         from flows.registration import register, require_server
 
-        url = require_server()
+        url = without_password(require_server())
         made = register(deployments)
         for pool in sorted({one.pool for one in made if not one.has_worker}):
             ERR.print(f"no worker serves {pool} yet: prefect worker start --pool {pool}", highlight=False)

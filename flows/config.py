@@ -92,11 +92,22 @@ def configure(tree: Mapping[str, Any], *, changes: Sequence[str] = ()) -> Pipeli
 
 
 def placed(config: PipelineConfig) -> PipelineConfig:
-    """Give a configuration that names no Ray cluster that of ``CHARFLOW_RAY``, where this is set."""
-    address = os.environ.get("CHARFLOW_RAY", "")
-    if not address or config.compute.address:
+    """Give a configuration that names no Ray cluster that of ``CHARFLOW_RAY``, and one without patience its patience.
+
+    Both are of the place where it is worked on: the same configuration goes to a cluster that grows and to a laptop.
+
+    Raises:
+        InputError: ``CHARFLOW_PATIENCE`` is no number of seconds.
+    """
+    address = config.compute.address or os.environ.get("CHARFLOW_RAY", "")
+    if not address:
         return config
-    return config.model_copy(update={"compute": replace(config.compute, address=address)})
+    asked = os.environ.get("CHARFLOW_PATIENCE") or "0"
+    try:
+        given = replace(config.compute, address=address, patience=config.compute.patience or float(asked))
+    except ValueError:
+        raise InputError(f"CHARFLOW_PATIENCE must be seconds, at least 0, got {asked!r}") from None
+    return config.model_copy(update={"compute": given})
 
 
 def build_config(tree: Tree) -> PipelineConfig:

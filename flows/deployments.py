@@ -7,7 +7,7 @@ its flow will make of them. What is allowed is a part of what Prefect allows, wi
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -91,7 +91,17 @@ class Deployment:
     entry: DeploymentEntry
     flow: Flow[..., Any]
     schedules: list[DeploymentScheduleCreate]
-    store: tuple[str, str]  # root and run's name; an empty root is the worker's CHARFLOW_ROOT
+
+    @property
+    def store(self) -> tuple[str, str]:
+        """Root and run's name; an empty root is the worker's ``CHARFLOW_ROOT``."""
+        return store_of(self.entry.parameters)
+
+    @property
+    def scheduled_stores(self) -> set[tuple[str, str]]:
+        """Those that it works on by itself; a schedule may have parameters of its own."""
+        active = [schedule for schedule in self.entry.schedules if schedule.active and not self.entry.paused]
+        return {store_of({**self.entry.parameters, **schedule.parameters}) for schedule in active}
 
     @property
     def limit(self) -> LimitEntry | None:
@@ -112,6 +122,11 @@ class Deployment:
         return any(schedule.active for schedule in self.schedules) and not self.entry.paused
 
 
+def store_of(parameters: Mapping[str, Any]) -> tuple[str, str]:
+    """Give the root and the run's name that a flow's parameters name; an empty root is the worker's."""
+    return str(parameters.get("root") or "").rstrip("/"), str(parameters.get("name", ""))
+
+
 def read_deployments(path: Path) -> list[Deployment]:
     """Read a file and check all of it; ``{{ $NAME }}`` is taken from the environment.
 
@@ -123,8 +138,13 @@ def read_deployments(path: Path) -> list[Deployment]:
     for name, count in Counter(d.entry.name for d in deployments).items():
         if count > 1:
             raise InputError(f"{path}: deployment {name} is there {count} times; names must differ")
-    require_one_schedule_a_store([(d.flow.name, d.entry.name, d.store) for d in deployments if d.is_scheduled])
+    require_one_schedule_a_store(scheduled(deployments))
     return deployments
+
+
+def scheduled(deployments: Iterable[Deployment]) -> list[tuple[str, str, tuple[str, str]]]:
+    """Give flow, deployment and store of each that runs by itself."""
+    return [(d.flow.name, d.entry.name, store) for d in deployments for store in sorted(d.scheduled_stores)]
 
 
 def require_one_schedule_a_store(scheduled: list[tuple[str, str, tuple[str, str]]]) -> None:
@@ -224,8 +244,7 @@ def _checked(entry: DeploymentEntry, *, place: str) -> Deployment:
     schedules = [_schedule(s, place=f"{place}: schedules[{i}]") for i, s in enumerate(entry.schedules)]
     for parameters in (entry.parameters, *({**entry.parameters, **s.parameters} for s in entry.schedules)):
         _require_accepted(flow, parameters, place=place, is_scheduled=bool(entry.schedules))
-    root = str(entry.parameters.get("root", "") or "")
-    return Deployment(entry=entry, flow=flow, schedules=schedules, store=(root, str(entry.parameters.get("name", ""))))
+    return Deployment(entry=entry, flow=flow, schedules=schedules)
 
 
 def _flow(entrypoint: str, *, place: str) -> Flow[..., Any]:

@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 
 from flows import logs
-from flows.artifacts import slug, summary_of
+from flows.artifacts import publish, slug, summary_of
 from flows.deployed import Asked, Growth, day_of, with_count
 from flows.repair import holder_of_trajectories, repair, verify
 from flows.runs import open_run, reopen
@@ -63,7 +63,8 @@ def bring(ask: Asked, sized: Callable[[Asked], Asked], *, until: str) -> None:
         logger.info("run %s: %s", ask.name, what, extra={"event": "brought"})
         run = reopen(run.catalog, ask.name)
         words = f"run {ask.name}: {what}"
-        create_markdown_artifact(markdown=f"{words}\n\n{summary_of(run)}", key=slug(ask.name), description=words)
+        told = f"{words}\n\n{summary_of(run)}"
+        publish(create_markdown_artifact, markdown=told, key=slug(ask.name), description=words)
 
 
 def grown(ask: Asked, *, growth: Growth, day: date) -> Asked:
@@ -111,7 +112,7 @@ def mend_store(root: Location, name: str, *, is_quick: bool, is_repaired: bool) 
         {"chunks": "simulated anew", "count": len(made), "which": str(made[:20])},
     ]
     description = f"{found.chunks} chunks of run {run.record.name}"
-    create_table_artifact(table=rows, key=f"{slug(name)}-verification", description=description)
+    publish(create_table_artifact, table=rows, key=f"{slug(name)}-verification", description=description)
     if found.bad or found.missing:
         raise DamagedError(
             f"run {run.record.name}: {len(found.bad)} of {found.chunks} chunks are bad and {len(found.missing)} are "

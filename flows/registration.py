@@ -22,8 +22,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
-from flows.deployments import Deployment, PoolEntry, require_one_schedule_a_store
-from flows.server import require_answer
+from flows.deployments import Deployment, PoolEntry, require_one_schedule_a_store, scheduled, store_of
+from flows.server import require_answer, without_password
 from storage.errors import InputError
 
 TAG = "charflow"
@@ -66,7 +66,8 @@ def register(deployments: Sequence[Deployment]) -> list[Registered]:
     try:
         return asyncio.run(_register(deployments))
     except (PrefectHTTPStatusError, httpx.HTTPError) as error:
-        raise InputError(f"the Prefect server refuses it: {' '.join(str(error).split())}") from error
+        reason = without_password(" ".join(str(error).split()))
+        raise InputError(f"the Prefect server refuses it: {reason}") from error
 
 
 async def _register(deployments: Sequence[Deployment]) -> list[Registered]:
@@ -83,17 +84,18 @@ async def _register(deployments: Sequence[Deployment]) -> list[Registered]:
 
 async def _require_no_rivals(client: PrefectClient, deployments: Sequence[Deployment]) -> None:
     """Raise where a deployment that the server has already, of another file, schedules the same on the same store."""
-    scheduled = [(d.flow.name, d.entry.name, d.store) for d in deployments if d.is_scheduled]
+    known = scheduled(deployments)
     ours = {(d.flow.name, d.entry.name) for d in deployments}
     charflows = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
     for other in await client.read_deployments(deployment_filter=charflows):
-        if other.paused or not any(schedule.active for schedule in other.schedules):
+        active = [schedule for schedule in other.schedules if schedule.active and not other.paused]
+        if not active:
             continue
         (flow,) = await client.read_flows(flow_filter=FlowFilter(id=FlowFilterId(any_=[other.flow_id])))
         if (flow.name, other.name) not in ours:
-            store = (str(other.parameters.get("root") or ""), str(other.parameters.get("name", "")))
-            scheduled.append((flow.name, other.name, store))
-    require_one_schedule_a_store(scheduled)
+            stores = {store_of({**other.parameters, **(schedule.parameters or {})}) for schedule in active}
+            known += [(flow.name, other.name, store) for store in sorted(stores)]
+    require_one_schedule_a_store(known)
 
 
 async def _ensure_pool(client: PrefectClient, pool: PoolEntry) -> bool:

@@ -153,11 +153,16 @@ def require_answer(url: str) -> None:
     except urllib.error.HTTPError as error:
         error.close()  # an answer all the same: whether we may use the server is the client's affair
     except (OSError, ValueError, http.client.HTTPException) as error:
-        shown = re.sub(r"//[^/]*@", "//...@", url)  # without a password, which the reason may repeat
-        reason = getattr(error, "reason", error) if shown == url else type(error).__name__
+        told = without_password(url)
+        reason = getattr(error, "reason", error) if told == url else type(error).__name__  # which may repeat it
         raise ConnectionError(
-            f"PREFECT_API_URL must name a server that answers, got {shown!r} ({reason}): start that server or unset it"
+            f"PREFECT_API_URL must name a server that answers, got {told!r} ({reason}): start that server or unset it"
         ) from None
+
+
+def without_password(url: str) -> str:
+    """Give an address as it may be printed."""
+    return re.sub(r"//[^/]*@", "//...@", url)
 
 
 def _end_with(driver: int) -> None:

@@ -36,7 +36,8 @@ def store_slot(root: Location, run: str) -> Iterator[None]:
         RunBusyError: it did not let go for a day.
     """
     name = slot_name(root, run)
-    ensure_limit(name)
+    if not has_slot(name):
+        logger.warning("run %s: its store is another flow's, waiting for a slot of the concurrency limit %s", run, name)
     held = concurrency(
         name,
         timeout_seconds=PATIENCE_SECONDS,
@@ -57,13 +58,18 @@ def store_slot(root: Location, run: str) -> Iterator[None]:
         held.__exit__(None, None, None)
 
 
-def ensure_limit(name: str) -> None:
-    """Make a limit of one, unless there is one: who has set it to 0, to hold the store back, meant it."""
+def has_slot(name: str) -> bool:
+    """Tell whether a limit has a slot now; it is made, of one, unless it is there.
+
+    Who has set it to 0, to hold the store back, meant it.
+    """
     with get_client(sync_client=True) as client:
         try:
-            client.read_global_concurrency_limit_by_name(name)
+            found = client.read_global_concurrency_limit_by_name(name)
+            return found.active_slots < found.limit
         except ObjectNotFound:
             try:
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
             except ObjectAlreadyExists:
                 logger.debug("another flow made the limit %s meanwhile", name)
+    return True

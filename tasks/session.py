@@ -25,6 +25,7 @@ from tasks.worker_logs import News, WorkerLog, dead_workers, note_of
 logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
+_SETTINGS = 4  # a kind of frame of HTTP/2
 _PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves, and for its news of one that died
 _LATELY_SECONDS = 600.0  # before a failure, in which a worker that caused it wrote
 _OBJECT_STORE_BYTES = 128 * 2**20
@@ -75,18 +76,35 @@ def own_cpus() -> int:
 
 
 def require_reachable(address: str) -> None:
-    """Raise :class:`UnreachableClusterError` unless ``host:port`` accepts connections, or the address is ``auto``."""
+    """Raise :class:`UnreachableClusterError` unless ``host:port`` answers as Ray does, or the address is ``auto``."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UnreachableClusterError(f"compute.address must be host:port of a Ray cluster, or auto, got {address!r}")
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS) as connection:
+            is_rays = bool(os.environ.get("RAY_USE_TLS")) or _speaks_http2(connection)
     except OSError as error:
         raise UnreachableClusterError(
             f"compute.address {address!r} does not answer ({error}); it must be the address of a running Ray cluster"
         ) from error
+
+    if not is_rays:  # which Ray itself would ask for many minutes
+        raise UnreachableClusterError(
+            f"compute.address {address!r} is no Ray cluster's: something else answers there; it must be the port of "
+            "ray start --head, 6379 by default, and not that of the dashboard"
+        )
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Tell whether a server answers the first words of gRPC, which Ray speaks, with its settings."""
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0]))
+        head = connection.recv(9)
+    except OSError:
+        return False
+    return len(head) == 9 and head[3] == _SETTINGS
 
 
 def cluster_nodes() -> list[Node]:

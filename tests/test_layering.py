@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "flows/server.py": {"prefect", "uvicorn"},
     "flows/metrics.py": {"prometheus_client", "flows.progress", "storage.errors", "tasks.specs"},
     "flows/registration.py": {"httpx", "prefect", "flows", "storage.errors"},
+    "flows/artifacts.py": {"httpx", "prefect", "flows", "tasks.specs"},
     "flows/deployments.py": {"prefect", "pydantic", "yaml", "flows", "storage.errors"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
     "tasks/executor.py": {"ray", "tasks.compute", "tasks.capacity", "tasks.session", "tasks.worker_metrics"}

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -335,11 +336,19 @@ def _meet(rank: int, world: int) -> Store | None:
     from ray.train.collective import broadcast_from_rank_zero
 
     host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    store = TCPStore(host, 0, world, is_master=True, wait_for_workers=False) if rank == 0 else None
+    store = hosted(host, world) if rank == 0 else None
     host, port = broadcast_from_rank_zero((host, store.port) if store else None)
     if rank >= world:
         return None
     return store or TCPStore(host, port, world, is_master=False)
+
+
+def hosted(host: str, world: int) -> TCPStore:
+    """Host a store on one address of this node; left to itself it listens on all of them."""
+    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    port = listener.getsockname()[1]
+    descriptor = listener.detach()  # which is the store's now
+    return TCPStore(host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
 
 
 def _average(world: int, gradient: Tensor) -> None:

@@ -22,6 +22,9 @@ def complaints(words: Sequence[str]) -> list[str]:
             return [complaint for line in lines(script) for complaint in complaints(shlex.split(line))]
         case ["exec", *rest]:
             return complaints(rest)
+        case ["deploy/beside.sh", *rest] if "--" in rest:
+            at = rest.index("--")
+            return [*complaints(rest[:at]), *complaints(rest[at + 1 :])]
         case ["charflow", *rest]:
             return _charflow(rest)
         case ["ray", *rest]:

@@ -50,7 +50,7 @@ def complaints(files: dict[str, list[Any]]) -> list[str]:
     made = list(pods(everything))
     for pod in made:
         found += pod_complaints(pod, _names(everything))
-    each = (_labels, _selectors, _policies, _addresses, _maps, _ray)
+    each = (_labels, _selectors, _policies, _addresses, _maps, _ray, _kuberays_own)
     return found + _kustomization(kustomization, files) + [word for check in each for word in check(everything, made)]
 
 
@@ -264,8 +264,29 @@ def _ray(everything: list[Any], _: list[Pod]) -> list[str]:
                 json.loads(json.loads(group["rayStartParams"].get("resources", '"{}"')))
             except (ValueError, TypeError):
                 found.append(f"{group['groupName']}: resources must be JSON in a JSON string")
+    patient = any("CHARFLOW_PATIENCE" in document["data"] for document in of_kind(everything, "ConfigMap"))
+    for name, spec in clusters.items():
+        has_none = all(group["minReplicas"] == 0 for group in spec["workerGroupSpecs"])
+        if has_none and spec["headGroupSpec"]["rayStartParams"].get("num-cpus") == "0" and not patient:
+            found.append(f"{name}: has no CPU at rest, so runs need CHARFLOW_PATIENCE")
     for job in of_kind(everything, "RayJob"):
         cluster = job["spec"]["clusterSelector"]["ray.io/cluster"]
         found += [] if cluster in clusters else [f"{cluster} is no cluster"]
         found += commands.complaints(shlex.split(job["spec"]["entrypoint"]))
     return found
+
+
+def _kuberays_own(everything: list[Any], _: list[Pod]) -> list[str]:
+    """Give what has the name of something that KubeRay would make: it takes that as it is, without its rights."""
+    own: set[tuple[str, str]] = set()
+    for cluster in of_kind(everything, "RayCluster"):
+        name = cluster["metadata"]["name"]
+        own |= {("Service", f"{name}-head-svc")}
+        if cluster["spec"].get("enableInTreeAutoscaling"):
+            own |= {(kind, name) for kind in ("ServiceAccount", "Role", "RoleBinding")}
+    made = [(document["kind"], document["metadata"].get("name", "")) for document in everything]
+    return [
+        f"{kind} {name} has the name of one that KubeRay makes, and uses as it is"
+        for kind, name in made
+        if (kind, name) in own
+    ]

@@ -38,7 +38,8 @@ ended = []
 
 def note(**facts):
     auth = [os.environ.get(variable) for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")]
-    facts |= {{"name": name, "words": words, "auth": auth}}
+    interfaces = [os.environ.get(variable) for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")]
+    facts |= {{"name": name, "words": words, "auth": auth, "interfaces": interfaces}}
     with open(os.environ["STAND_IN_LOG"], "a") as log:
         log.write(json.dumps(facts) + "\\n")
 

@@ -43,13 +43,13 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
     "a command of charflow": (("services", "deployments", "command", 1), "deplyo", "invalid choice: 'deplyo'"),
     "a program": (("services", "ray-worker", "command", 0), "rya", "is no command of the image"),
     "a word in a script": (
-        (*WORKER, "command", 2),
-        at(SERVICES, ("worker", "command", 2)).replace("--limit", "--limti"),
+        (*WORKER, "command", at(SERVICES, ("worker", "command")).index("--limit=1")),
+        "--limti=1",
         "Unknown option",
     ),
     "the head's port in a script": (
-        (*WORKER, "command", 2),
-        at(SERVICES, ("worker", "command", 2)).replace("6379", "6378"),
+        (*WORKER, "command", at(SERVICES, ("worker", "command")).index("--address=ray-head:6379")),
+        "--address=ray-head:6378",
         "worker: ray-head:6378 is no port where it listens",
     ),
     "the head's port": ((*HEAD, "command", 4), "--port=6380", "worker: ray-head:6379 is no port"),

@@ -46,16 +46,23 @@ def container(name: str, kind: str, *path: str | int) -> Path_:
 
 HEAD = place("raycluster.yaml", "RayCluster", "spec", "headGroupSpec")
 CPU = place("raycluster.yaml", "RayCluster", "spec", "workerGroupSpecs", 0)
-SCRIPT = container("prefect-worker.yaml", "Deployment", "args", 2)
+BESIDE = container("prefect-worker.yaml", "Deployment", "args")
+ADDRESS = (*BESIDE, at(FILES, BESIDE).index("--address=charflow-head-svc:6379"))
 IN_HEAD = (*HEAD, "template", "spec", "containers", 0)
 JOB = place("rayjob.yaml", "RayJob", "spec")
 WRONG: dict[str, tuple[Path_, Any, str]] = {
     "a command": (container("prefect-server.yaml", "Deployment", "args", 1), "sever", "prefect sever start"),
-    "a word in a script": (SCRIPT, at(FILES, SCRIPT).replace("--num-cpus", "--num-cpu"), "No such option '--num-cpu'"),
-    "the head's port": (SCRIPT, at(FILES, SCRIPT).replace("6379", "6397"), "charflow-head-svc:6397 is no port"),
-    "the head's name": (SCRIPT, at(FILES, SCRIPT).replace("charflow-head", "charflow-haed"), "is no port of a service"),
+    "a word of a node": ((*BESIDE, at(FILES, BESIDE).index("--num-cpus=0")), "--num-cpu=0", "option '--num-cpu'"),
+    "a word of a worker": ((*BESIDE, at(FILES, BESIDE).index("--limit=1")), "--limti=1", "Unknown option"),
+    "the head's port": (ADDRESS, "--address=charflow-head-svc:6397", "charflow-head-svc:6397 is no port"),
+    "the head's name": (ADDRESS, "--address=charflow-haed-svc:6379", "is no port of a service"),
     "an entrypoint": ((*JOB, "entrypoint"), "charflow rnu digits --ray auto", "invalid choice: 'rnu'"),
     "a preset": ((*JOB, "entrypoint"), "charflow run digist --ray auto", "digist"),
+    "no patience": (
+        ("environment.yaml", 0, "data"),
+        {"CHARFLOW_ROOT": "s3://your-bucket/runs", "PREFECT_API_URL": "http://prefect-server:4200/api"},
+        "charflow: has no CPU at rest, so runs need CHARFLOW_PATIENCE",
+    ),
     "a cluster": ((*JOB, "clusterSelector", "ray.io/cluster"), "charlfow", "charlfow is no cluster"),
     "an option of ray start": ((*HEAD, "rayStartParams"), {"num-cpu": "0"}, "No such option '--num-cpu'"),
     "a number of ray start": ((*HEAD, "rayStartParams", "num-cpus"), "none", "is not a valid integer"),
@@ -95,6 +102,16 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
         place("prefect-worker.yaml", "Deployment", "spec", "template", "spec", "serviceAccountName"),
         "charlfow",
         "the service account charlfow, which is missing",
+    ),
+    "a role that KubeRay makes": (
+        place("accounts.yaml", "Role", "metadata", "name"),
+        "charflow",
+        "Role charflow has the name of one that KubeRay makes",
+    ),
+    "an account that KubeRay makes": (
+        place("accounts.yaml", "ServiceAccount", "metadata", "name"),
+        "charflow",
+        "ServiceAccount charflow has the name of one that KubeRay makes",
     ),
     "a role": (place("accounts.yaml", "RoleBinding", "roleRef", "name"), "charlfow", "binds what is missing"),
     "a volume": ((*IN_HEAD, "volumeMounts", 0, "name"), "scrath", "mounts scrath, which is no volume"),

@@ -11,7 +11,8 @@ from tests.deploy.files import DEPLOY, ROOT
 TEXT = (DEPLOY / "README.md").read_text()
 BLOCKS = re.findall(r"^```\n(.*?)^```$", TEXT, flags=re.M | re.S)
 _COMMAND = re.compile(
-    r"^(?:[A-Z_]+=\S+ )*(?:docker compose \S+ \S+ exec worker )?(?:\.venv/bin/)?((?:charflow|prefect|ray) .*)$"
+    r"^(?:[A-Z_]+=\S+ )*(?:docker compose \S+ \S+ exec (?:--env \S+ )?worker )?(?:\.venv/bin/)?"
+    r"((?:charflow|prefect|ray) .*)$"
 )
 
 

@@ -63,6 +63,7 @@ def test_nodes_talk_over_the_interface_that_is_asked_for(tmp_path: Path) -> None
     assert all(words[-3:] == ["show", "dev", "ib0"] for words in asked)
     addresses = [word for note in allocation.notes("ray") for word in note["words"] if "--node-ip-address" in word]
     assert addresses == ["--node-ip-address=127.0.1.1", "--node-ip-address=127.0.1.2"]
+    assert [note["interfaces"] for note in allocation.notes("ray")] == [["ib0", "ib0"]] * 2
 
 
 @pytest.mark.parametrize(

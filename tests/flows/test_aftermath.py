@@ -27,8 +27,9 @@ def left(root: Path, *, pid: int, host: str = "", status: str = "running") -> Ca
     return catalog
 
 
-def call(hook: Any, root: object, name: str = "moons") -> None:
-    flow_run = SimpleNamespace(name="night", parameters={"root": str(root), "name": name})
+def call(hook: Any, root: object, name: str = "moons", *, pid: int | None = None) -> None:
+    number = None if pid is None else str(pid)
+    flow_run = SimpleNamespace(name="night", parameters={"root": str(root), "name": name}, infrastructure_pid=number)
     hook(None, flow_run, SimpleNamespace(message="exit code -9"))
 
 
@@ -43,10 +44,20 @@ def test_a_crash_is_recorded_with_an_account(tmp_path: Path) -> None:
     assert record.error in (tmp_path / "moons" / "failure.md").read_text()
 
 
-def test_a_process_on_another_host_is_gone_when_prefect_says_so(tmp_path: Path) -> None:
-    catalog = left(tmp_path, pid=os.getpid(), host="elsewhere")
-    call(after_crash, tmp_path)
-    assert catalog.get("moons").status == "failed"
+@pytest.mark.parametrize("hook", [after_crash, after_cancellation])
+def test_a_run_that_another_host_works_on_is_let_be_by_a_flow_that_waited_for_it(hook: Any, tmp_path: Path) -> None:
+    catalog = left(tmp_path, pid=ended_pid(), host="elsewhere")
+    call(hook, tmp_path)
+    assert catalog.get("moons").status == "running"
+    assert not (tmp_path / "moons" / "failure.md").exists()
+
+
+@pytest.mark.parametrize(("own", "status"), [(True, "interrupted"), (False, "failed")])
+def test_a_cancelled_flow_changes_how_its_own_work_ended_and_no_others(own: bool, status: str, tmp_path: Path) -> None:
+    pid = ended_pid()
+    catalog = left(tmp_path, pid=pid, status="failed")
+    call(after_cancellation, tmp_path, pid=pid if own else pid + 1)
+    assert catalog.get("moons").status == status
 
 
 def test_a_run_that_another_process_works_on_is_let_be(tmp_path: Path) -> None:

@@ -242,6 +242,21 @@ def test_the_environment_names_the_cluster_of_a_configuration_that_names_none(mo
     assert placed(there).compute.address == "host:1"
 
 
+def test_the_environment_says_how_long_nodes_of_a_cluster_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = load_config("moons"), load_config("moons", changes=["compute.address=host:1"])
+    patient = load_config("moons", changes=["compute.address=host:1", "compute.patience=5"])
+    monkeypatch.setenv("CHARFLOW_PATIENCE", "600")
+    assert placed(here) == here  # a Ray that is started here does not grow
+    assert placed(there).compute.patience == 600
+    assert placed(patient) == patient
+    monkeypatch.setenv("CHARFLOW_RAY", "auto")
+    assert placed(here).compute.patience == 600
+    for wrong in ("soon", "-1", "inf"):
+        monkeypatch.setenv("CHARFLOW_PATIENCE", wrong)
+        with pytest.raises(InputError, match=f"^CHARFLOW_PATIENCE must be seconds, at least 0, got '{wrong}'$"):
+            placed(here)
+
+
 RESOURCES = ("integrate.resources.simulator=2", "integrate.gpus=0.25", "train_generator.memory=1.5", "placement=spread")
 
 

@@ -177,6 +177,20 @@ def test_a_second_schedule_counts_only_while_it_is_active(tmp_path: Path) -> Non
     assert len(read(given, tmp_path)) == 5
 
 
+def test_a_schedule_with_a_name_of_its_own_counts_for_that_run(tmp_path: Path) -> None:
+    given = tree()
+    other = given["deployments"][0] | {
+        "name": "again",
+        "parameters": given["deployments"][0]["parameters"] | {"name": "b"},
+    }
+    given["deployments"].append(other)
+    assert len(read(given, tmp_path)) == 5
+    other["schedules"] = [{"cron": "0 3 * * *", "parameters": {"name": "digits", "root": "/runs/"}}]
+    given["deployments"][0]["parameters"] |= {"root": "/runs"}
+    with pytest.raises(InputError, match=r"^deployments nightly-growth and again both schedule .* under /runs; "):
+        read(given, tmp_path)
+
+
 def test_what_is_allowed_is_a_part_of_what_prefect_knows() -> None:
     for ours, theirs in (
         (deployments.DeploymentEntry, _models.DeploymentConfig),

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from flows import cli, registration
 from tests.conftest import ROOT
 
 DEAD = "http://127.0.0.1:9/api"
@@ -38,3 +40,28 @@ def test_no_server_to_tell_is_bad_input(url: str, line: str, tmp_path: Path) -> 
     assert done.returncode == 2
     assert said.startswith(line.replace("(Connection refused)", "([Errno 111] Connection refused)")), said
     assert done.stdout == ""
+
+
+def test_a_password_in_the_address_is_told_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "https://team:hunter2@prefect.example/api"
+    words = ["deploy", "--file", str(ROOT / "deploy" / "prefect.yaml")]
+
+    async def refused(_: object) -> None:
+        raise httpx.ConnectError(f"no answer from {url}")
+
+    monkeypatch.setattr(registration, "require_server", lambda: url)
+    monkeypatch.setattr(registration, "_register", refused)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    monkeypatch.setattr(registration, "register", lambda _: [])
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words, *more])
+        assert ended.value.code == 0
+    said = capsys.readouterr()
+    assert said.out.count("https://...@prefect.example/api") == 2
+    assert "https://...@prefect.example/api" in said.err
+    assert "hunter2" not in said.out + said.err

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +36,40 @@ def test_an_address_where_nothing_answers_is_refused_within_seconds() -> None:
     with pytest.raises(UnreachableClusterError, match=rf"compute\.address '127\.0\.0\.1:{port}' does not answer"):
         require_reachable(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["a page", "nothing"])
+def test_a_port_where_something_else_answers_is_refused_within_seconds(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.session._CONNECT_SECONDS", 0.5)
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        accepted: list[socket.socket] = []  # kept open
+        answering = threading.Thread(target=lambda: accepted.append(_answered(server, answer)))
+        answering.start()
+        with pytest.raises(
+            UnreachableClusterError, match=rf"'127\.0\.0\.1:{port}' is no Ray cluster's: something else"
+        ):
+            require_reachable(f"127.0.0.1:{port}")
+        answering.join()
+    assert time.monotonic() - began < 6
+    accepted[0].close()
+
+
+def _answered(server: socket.socket, answer: bytes) -> socket.socket:
+    connection, _ = server.accept()
+    connection.recv(100)
+    connection.sendall(answer)
+    return connection
+
+
+@pytest.mark.slow
+def test_the_port_of_a_cluster_is_taken(cluster: RayExecutor) -> None:
+    import ray
+
+    require_reachable(ray.get_runtime_context().gcs_address)
 
 
 @pytest.mark.parametrize("address", ["nowhere", "host:port", ":6379"])

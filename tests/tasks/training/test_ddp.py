@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from tasks.specs import (
     VelocitySpec,
 )
 from tasks.train_generator import GeneratorRequest, train_characteristics
-from tasks.training.ddp import UNUSED_CALLBACKS, _Follower, _telling, run_distributed, seats
+from tasks.training.ddp import UNUSED_CALLBACKS, _Follower, _telling, hosted, run_distributed, seats
 from tasks.training.failure import GradientError, LossError
 from tasks.training.fit import is_published
 from tasks.training.group import Group
@@ -240,3 +241,12 @@ def test_the_trainer_still_has_the_callbacks_that_are_left_out() -> None:
     assert all(hasattr(module, name) for name in UNUSED_CALLBACKS)
     assert hasattr(module.DataParallelTrainer, "_create_default_callbacks")
     assert hasattr(module.DataParallelTrainer, "_initialize_and_run_controller")
+
+
+def test_the_store_where_ranks_meet_listens_on_the_nodes_address_alone() -> None:
+    store = hosted("127.0.0.1", 1)
+    with socket.socket() as here, socket.socket() as elsewhere:
+        assert here.connect_ex(("127.0.0.1", store.port)) == 0
+        assert elsewhere.connect_ex(("127.0.0.2", store.port)) != 0  # another address of the same host
+    store.set("key", "value")
+    assert store.get("key") == b"value"
