@@ -64,6 +64,8 @@ ALLOWED: dict[str, set[str]] = {
     "tasks/checks.py": set(),
     "tasks/training": {"torch", "numpy", "safetensors", "tasks", "storage"},
     "tasks/training/ddp.py": {"torch", "ray", "tasks", "storage"},
+    "tasks/training/follow.py": {"storage.journal", "tasks.specs"},
+    "tasks/training/meeting.py": {"psutil", "torch"},
     "tasks/transport": {"numpy", "torch", "tasks.transport", "tasks.specs"},
     "tasks/networks": {"numpy", "torch", "tasks.transport", "tasks.networks", "tasks.specs"},
     "tasks/evaluation": {"numpy", "torch", "scipy", "ot", "sklearn", "jinja2", "tasks.evaluation"},
