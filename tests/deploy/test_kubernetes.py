@@ -122,6 +122,16 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
     ),
     "a service's port": (place("prefect-server.yaml", "Service", "spec", "ports", 0, "port"), 4201, "is not the pods'"),
     "a probe's port": ((*IN_HEAD, "readinessProbe", "httpGet", "port"), "dashbord", "which has no such name"),
+    "a probe of life that asks for the server": (
+        container("prefect-worker.yaml", "Deployment", "livenessProbe"),
+        {"httpGet": {"path": "/health", "port": "health"}},
+        "the pod would end with its run",
+    ),
+    "a port of a probe of life": (
+        container("prefect-worker.yaml", "Deployment", "livenessProbe", "tcpSocket", "port"),
+        "healht",
+        "livenessProbe asks the port healht, which has no such name",
+    ),
     "a probe's path": ((*IN_HEAD, "livenessProbe", "httpGet", "path"), "/api/gcs_health", "nobody answers"),
     "a budget": (
         ("disruption.yaml", 0, "spec", "selector", "matchLabels", "ray.io/node-type"),
