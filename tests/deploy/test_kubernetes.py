@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.files import Path_, at, document, keys, put, renamed
+from tests.deploy.files import DEPLOY, Path_, at, document, keys, put, renamed
 from tests.deploy.kubernetes import complaints, definition_complaints, manifests
 
 FILES = manifests()
@@ -208,3 +208,22 @@ def test_a_definition_refuses_keys_that_it_does_not_know() -> None:
         in definition_complaints(definition, renamed(sound, ("spec", "replicas"), "replica"))[0]
     )
     assert definition_complaints(definition, put(sound, ("spec", "replicas"), "1")) != []
+
+
+@pytest.mark.parametrize(
+    ("policy", "peer", "port"),
+    [
+        ("names", {"ipBlock": {"cidr": "169.254.20.10/32"}}, None),
+        ("ray", None, {"port": 9000}),
+        ("prefect-server", None, {"port": 6432}),
+    ],
+)
+def test_what_the_head_of_the_network_file_says_to_add_can_be_added(policy: str, peer: Any, port: Any) -> None:
+    """Told with its address or port, and sound once it is there."""
+    head = (DEPLOY / "k8s" / "network.yaml").read_text().partition("apiVersion")[0]
+    assert f'"{policy}"' in head
+    assert str(peer["ipBlock"]["cidr"] if peer else port["port"]) in head
+    (number,) = [n for n, each in enumerate(FILES["network.yaml"]) if each["metadata"]["name"] == policy]
+    rule = ("network.yaml", number, "spec", "egress", len(FILES["network.yaml"][number]["spec"]["egress"]) - 1)
+    path = (*rule, "to" if peer else "ports")
+    assert complaints(put(FILES, path, [*at(FILES, path), peer or port])) == []
