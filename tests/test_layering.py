@@ -52,7 +52,14 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": {"torch", "numpy", "tasks", "storage"},
     "tasks/executor.py": {"ray", "tasks.compute", "tasks.capacity", "tasks.session", "tasks.worker_metrics"}
     | {"storage.errors"},
-    "tasks/session.py": {"ray", "tasks.compute", "tasks.capacity", "tasks.reaper", "tasks.worker_logs"},
+    "tasks/session.py": {
+        "ray",
+        "storage.errors",
+        "tasks.compute",
+        "tasks.capacity",
+        "tasks.reaper",
+        "tasks.worker_logs",
+    },
     "tasks/capacity.py": {"tasks.compute", "storage.errors"},
     "tasks/compute.py": {"tasks.checks"},
     "tasks/worker_logs.py": set(),

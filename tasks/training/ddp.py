@@ -24,7 +24,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from storage.errors import StorageError
 from storage.journal import read_journal
 from tasks.capacity import require_room, usable_gpus, worker_amounts
-from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted
+from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted, require_cluster
 from tasks.specs import (
     Demand,
     GeneratorSpec,
@@ -241,7 +241,7 @@ def _trainer_class(restarts: "_Restarts") -> Any:
 def _run(trainer: Any, guard: Guard) -> None:
     """Fit, and raise what stopped it as it was raised: Ray wraps a worker's error and turns Ctrl-C into an exit."""
     from ray.exceptions import RayActorError, RayError
-    from ray.train import WorkerGroupError
+    from ray.train import ControllerError, WorkerGroupError
     from ray.train.v2._internal.exceptions import RayTrainError
 
     handler = signal.getsignal(signal.SIGINT)
@@ -249,8 +249,9 @@ def _run(trainer: Any, guard: Guard) -> None:
         trainer.fit()
     except SystemExit as interruption:
         raise KeyboardInterrupt from interruption
-    except RayActorError:
-        if guard.error is None:
+    except (RayError, ControllerError) as error:
+        if guard.error is None or not isinstance(error, RayActorError):
+            require_cluster(error)
             raise
         raise guard.error from None
     except WorkerGroupError as error:
@@ -258,6 +259,7 @@ def _run(trainer: Any, guard: Guard) -> None:
         cause = _telling(causes)
         cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
         if any(isinstance(each, (RayError, RayTrainError)) for each in causes):
+            require_cluster(cause)
             note_lost_workers(cause)
         raise cause from None
     finally:

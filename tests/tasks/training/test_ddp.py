@@ -109,6 +109,7 @@ def complain(request: VelocityRequest, group: Group) -> None:
     tries.parent.mkdir(exist_ok=True)
     with tries.open("a") as file:
         file.write(".")
+    assert os.environ[INTERFACE] == interface_of("127.0.0.1")  # where Ray is
     if group.rank == 0:
         raise GradientError("that of rank 1, perhaps")
     time.sleep(0.4)  # the first worker's error would be seen by then
@@ -122,7 +123,6 @@ def die(request: VelocityRequest, group: Group) -> None:
 
 
 def check_mean(both: Both, group: Group) -> None:
-    assert os.environ[INTERFACE] == interface_of("127.0.0.1")  # where Ray is
     gradient = torch.tensor([0.0, 10.0, 10.0]) + group.rank
     group.average(gradient)
     assert torch.equal(gradient, torch.tensor([0.5, 10.5, 10.5]))

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-import ray  # noqa: F401 - puts psutil on the path
 
 from tasks.training.meeting import INTERFACE, hosted, interface_of, talk_on
 from tests.conftest import ROOT
+from tests.rays import import_ray
 
 # a group of one rank, and the addresses at which its process then listens
 LISTENING = """
@@ -33,6 +33,12 @@ def test_the_store_where_ranks_meet_listens_on_the_nodes_address_alone() -> None
     assert store.get("key") == b"value"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def psutil_on_the_path() -> None:
+    """Import Ray, which brings it."""
+    import_ray()
+
+
 def addresses() -> dict[str, str]:
     """Give the first address of each interface, by which gloo knows it."""
     import psutil
@@ -45,13 +51,13 @@ def addresses() -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("address", addresses().values())
-def test_gloo_listens_on_rays_address_alone_whatever_the_hosts_name_is(address: str) -> None:
+def test_gloo_listens_on_rays_address_alone_whatever_the_hosts_name_is() -> None:
     """Each one that this machine has; its name stands for at most one of them."""
     environment = {name: value for name, value in os.environ.items() if name != INTERFACE}
-    words = [sys.executable, "-c", LISTENING, address]
-    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout == f"{address}\n", done.stderr
+    for address in addresses().values():
+        words = [sys.executable, "-c", LISTENING, address]
+        done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.stdout == f"{address}\n", done.stderr
 
 
 def test_an_interface_is_found_by_its_address() -> None:
