@@ -4,9 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from torch import distributed as dist
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from tasks.training import ddp
+from tasks.training.group import Group
 from tasks.training.meeting import INTERFACE, hosted, interface_of, talk_on
 from tests.conftest import ROOT
 from tests.rays import import_ray
@@ -83,3 +88,25 @@ def test_who_chose_an_interface_keeps_it_and_an_address_of_none_is_told_of(
         f"no interface has 203.0.113.9, Ray's address of this node; if workers do not meet, set {INTERFACE}"
         in caplog.text
     )
+
+
+def test_a_worker_chooses_the_interface_before_its_group_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray Train tells a worker is made up, and nobody else takes part."""
+    import ray.train
+
+    seen: list[str | None] = []
+    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 2)
+    monkeypatch.setenv(INTERFACE, "")  # so that it is put back
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ddp, "_meter", lambda *_: print)
+    monkeypatch.setattr(ddp, "_meet", lambda *_: HashStore())
+    monkeypatch.setattr(ddp, "_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: seen.append(os.environ.get(INTERFACE)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+
+    def work(_: str, group: Group) -> None:
+        assert (group.rank, group.world) == (0, 2)
+        seen.append("at work")
+
+    ddp._take_part({"worker": work, "request": "", "gpu_share": 0.0, "parts": 0})
+    assert seen == [interface_of("127.0.0.1"), "at work"]
