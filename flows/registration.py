@@ -23,6 +23,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.deployments import Deployment, PoolEntry, require_one_schedule_a_store, scheduled, store_of
+from flows.heartbeats import ensure_automation
 from flows.server import require_answer, without_password
 from storage.errors import InputError
 
@@ -75,6 +76,7 @@ async def _register(deployments: Sequence[Deployment]) -> list[Registered]:
         await _require_no_rivals(client, deployments)
         pools = {d.entry.work_pool.name: d.entry.work_pool for d in deployments}
         staffed = {name: await _ensure_pool(client, pool) for name, pool in pools.items()}
+        await ensure_automation(client, TAG)
         made = [await _registered(client, deployment) for deployment in deployments]
         return [
             Registered(name=name, pool=d.entry.work_pool.name, has_worker=staffed[d.entry.work_pool.name])

@@ -156,9 +156,15 @@ def _evaluate(run: Run, _: Executor, progress: Progress) -> Any:
         count=run.config.trajectories.count,
         report=run.paths.report,
         facts=_facts(run),
-        device=run.config.compute.device,
+        device=_drivers_device(run),
     )
     return evaluate(request, progress=progress)
+
+
+def _drivers_device(run: Run) -> str:
+    """Give what the driver measures on: of a cluster's it is not asked to have the GPU that the cluster must have."""
+    compute = run.config.compute
+    return "auto" if compute.address and compute.device == "cuda" else compute.device
 
 
 WORK: Mapping[str, Work] = {

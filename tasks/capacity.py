@@ -60,11 +60,15 @@ def slots_beside(asked: Amounts, nodes: Sequence[Node], *, workers: int, each: A
 
 
 def usable_gpus(demand: Demand, nodes: Sequence[Node]) -> float:
-    """Give the GPUs of the nodes that could serve a task otherwise; where some are asked for by number, that many."""
+    """Give the GPUs of the nodes that could serve a task otherwise; where some are asked for by number, that many.
+
+    Of a cluster that has none, and is waited for with ``compute.device = cuda``, one: it comes or is told of later.
+    """
     if not isinstance(demand.asked.gpus, str):
         return demand.asked.gpus
     asked = demand.asked.amounts()
-    return sum(node.resources.get("GPU", 0.0) for node in nodes if node.is_alive and _fit(asked, node.resources))
+    found = sum(node.resources.get("GPU", 0.0) for node in nodes if node.is_alive and _fit(asked, node.resources))
+    return found or float(demand.waits_for_gpu)
 
 
 def worker_amounts(demand: Demand, nodes: Sequence[Node], *, workers: int, device: str) -> dict[str, float]:

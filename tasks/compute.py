@@ -56,6 +56,7 @@ class Demand:
     asked: ResourcesSpec = ResourcesSpec()
     placement: str = "pack"  # or spread: over as many nodes as there are
     patience: float = 0.0  # seconds to wait for what no node has
+    insists_on_gpu: bool = False  # compute.device = cuda: a GPU or nothing
 
     @property
     def section(self) -> str:
@@ -66,6 +67,11 @@ class Demand:
     def asks_for_gpu(self) -> bool:
         """Whether a GPU is asked for by number, so that one must be there."""
         return not isinstance(self.asked.gpus, str) and self.asked.gpus > 0
+
+    @property
+    def waits_for_gpu(self) -> bool:
+        """Whether a GPU that no node has yet is taken for granted, since it is waited for."""
+        return self.insists_on_gpu and self.patience > 0
 
     def gpu_share(self, automatic: float) -> float:
         """Give what of a GPU a task or worker asks for that computes on one."""
@@ -106,7 +112,13 @@ class ComputeSpec:
     def demand(self, step: str) -> Demand:
         """Give what a step asks for; one that has no section here runs in the driver and asks for nothing."""
         asked = self._asked.get(step, ResourcesSpec())
-        return Demand(step=step, asked=asked, placement=self.placement, patience=self.patience)
+        return Demand(
+            step=step,
+            asked=asked,
+            placement=self.placement,
+            patience=self.patience,
+            insists_on_gpu=self.device == "cuda",
+        )
 
     @property
     def _asked(self) -> dict[str, ResourcesSpec]:

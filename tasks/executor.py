@@ -31,7 +31,16 @@ from tasks.capacity import (
     worker_amounts,
 )
 from tasks.compute import TASKS_PER_GPU, ComputeSpec, Demand
-from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_cpus, own_log_noted, session, tell_lost
+from tasks.session import (
+    call_for_nodes,
+    cluster_nodes,
+    note_lost_workers,
+    own_cpus,
+    own_log_noted,
+    require_cluster,
+    session,
+    tell_lost,
+)
 from tasks.worker_metrics import UnitMeter
 
 logger = logging.getLogger(__name__)
@@ -426,5 +435,6 @@ def _get(reference: Any) -> Any:
         cause.add_note(str(error))  # the worker's traceback, for whoever looks deeper
         raise cause from None
     except ray.exceptions.RayError as error:
+        require_cluster(error)
         note_lost_workers(error)
         raise

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from storage.errors import HaltedError
 from tasks.capacity import Amounts, Node, in_words
 from tasks.compute import ComputeSpec
 from tasks.reaper import birth_certificates, descendants, kill_all, reaping
@@ -34,6 +35,10 @@ _DRAINED_IDLE = 4  # Ray's reason for the end of a node that its autoscaler had 
 
 class UnreachableClusterError(ConnectionError):
     """A Ray address was asked for and nothing answers there."""
+
+
+class LostClusterError(HaltedError):
+    """The cluster that this process is part of is gone while it worked."""
 
 
 @contextmanager
@@ -111,6 +116,11 @@ def cluster_nodes() -> list[Node]:
     """Give the nodes of the cluster that this process is part of, those that are gone as well."""
     import ray
 
+    try:
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    except ray.exceptions.RayError as error:
+        require_cluster(error)
+        raise
     return [
         Node(
             id=found["NodeID"],
@@ -119,8 +129,47 @@ def cluster_nodes() -> list[Node]:
             is_alive=found["Alive"],
             is_dismissed=found["DeathReason"] == _DRAINED_IDLE,
         )
-        for found in ray.nodes()  # type: ignore[no-untyped-call]
+        for found in nodes
     ]
+
+
+def require_cluster(error: BaseException) -> None:
+    """Say in our words that the cluster is gone, where an error of Ray's comes of that; Ray speaks of raylets and logs.
+
+    Raises:
+        LostClusterError: its head does not answer any more, or the node beside this process.
+    """
+    from ray._private import worker  # Ray tells it nowhere else
+    from ray.exceptions import LocalRayletDiedError
+
+    node: Any = worker.global_worker.node
+    if node is None:
+        return
+    if isinstance(error, LocalRayletDiedError) or not _listens(node.raylet_socket_name):
+        gone = "the node beside this process ended"
+    elif not _listens(node.gcs_address):
+        gone = f"its head at {node.gcs_address} does not answer"
+    else:
+        return
+    raise LostClusterError(
+        f"the Ray cluster is gone, {gone}; what is committed is kept, and once there is a cluster the same command "
+        "goes on from there"
+    )
+
+
+def _listens(place: str) -> bool:
+    """Tell whether somebody listens at a host's port, or at a path."""
+    try:
+        if place.startswith("/"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(_CONNECT_SECONDS)
+                connection.connect(place)
+        else:
+            host, _, port = place.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def call_for_nodes(asked: Amounts, count: int) -> None:

@@ -7,13 +7,11 @@ import json
 import logging
 import os
 import signal
-import socket
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -26,12 +24,11 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from storage.errors import StorageError
 from storage.journal import read_journal
 from tasks.capacity import require_room, usable_gpus, worker_amounts
-from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted
+from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted, require_cluster
 from tasks.specs import (
     Demand,
     GeneratorSpec,
     Progress,
-    TrainingFacts,
     TrainingPlace,
     VelocitySpec,
     Workers,
@@ -39,8 +36,10 @@ from tasks.specs import (
 )
 from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.failure import GradientError, LossError
+from tasks.training.follow import Follower
 from tasks.training.group import Group, alone
 from tasks.training.guard import Asked, Guard
+from tasks.training.meeting import backend, hosted, talk_on
 from tasks.worker_metrics import TrainingMeter
 
 logger = logging.getLogger(__name__)
@@ -55,8 +54,6 @@ RESIZE_SECONDS = 30.0  # between looks for room for more workers
 # Ray learns every 20 s what room there is; so long a group that no longer fits is waited for, and then made smaller
 _SOONER = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
 HOPELESS = (FloatingPointError, StorageError)  # a worker that begins again from the last checkpoint meets them again
-_FOLLOW_SECONDS = 0.5
-_TOLD = ("loss", "steps_per_second", "wait_share")  # of a journal's record, beside its step
 _PLAIN = Demand(step="train_generator")
 _LATER_SECONDS = 1.0  # than a worker that knows which rows are at fault, which is heard within a tenth
 
@@ -180,7 +177,7 @@ def run_distributed(
             ),
         )
         guard = Guard(asked, restarts=restarts.told, end=trainer.end)
-        with _Follower(place, steps, progress), guard:
+        with Follower(place, steps, progress), guard:
             _run(trainer, guard)
         told = restarts.told()
     startup = time.monotonic() - began - read_journal(place.journal)[-1]["elapsed"]
@@ -244,7 +241,7 @@ def _trainer_class(restarts: "_Restarts") -> Any:
 def _run(trainer: Any, guard: Guard) -> None:
     """Fit, and raise what stopped it as it was raised: Ray wraps a worker's error and turns Ctrl-C into an exit."""
     from ray.exceptions import RayActorError, RayError
-    from ray.train import WorkerGroupError
+    from ray.train import ControllerError, WorkerGroupError
     from ray.train.v2._internal.exceptions import RayTrainError
 
     handler = signal.getsignal(signal.SIGINT)
@@ -252,8 +249,9 @@ def _run(trainer: Any, guard: Guard) -> None:
         trainer.fit()
     except SystemExit as interruption:
         raise KeyboardInterrupt from interruption
-    except RayActorError:
-        if guard.error is None:
+    except (RayError, ControllerError) as error:
+        if guard.error is None or not isinstance(error, RayActorError):
+            require_cluster(error)
             raise
         raise guard.error from None
     except WorkerGroupError as error:
@@ -261,6 +259,7 @@ def _run(trainer: Any, guard: Guard) -> None:
         cause = _telling(causes)
         cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
         if any(isinstance(each, (RayError, RayTrainError)) for each in causes):
+            require_cluster(cause)
             note_lost_workers(cause)
         raise cause from None
     finally:
@@ -301,6 +300,7 @@ def _take_part(config: dict[str, Any]) -> None:
     if meeting is None:
         logger.warning("worker %d sits out: %d divide the batch, and not more", rank, world)
         return
+    talk_on(_address())
     dist.init_process_group(backend(share), store=meeting, rank=rank, world_size=world)
     try:
         worker(request, Group(rank=rank, world=world, average=partial(_average, world), device=device, tell=tell))
@@ -322,20 +322,14 @@ def seats(workers: int, *, parts: int) -> int:
     return workers if parts == 0 else next(count for count in range(workers, 0, -1) if parts % count == 0)
 
 
-def backend(gpu_share: float) -> str:
-    """Give what workers talk over: NCCL takes one rank a GPU, gloo all else."""
-    return "nccl" if gpu_share >= 1 else "gloo"
-
-
 def _meet(rank: int, world: int) -> Store | None:
     """Give the store over which the ranks find each other, on a port of rank 0's node that it alone chose.
 
     Every worker comes here, since Ray waits for all; whoever has no seat gets None.
     """
-    import ray
     from ray.train.collective import broadcast_from_rank_zero
 
-    host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    host = _address()
     store = hosted(host, world) if rank == 0 else None
     host, port = broadcast_from_rank_zero((host, store.port) if store else None)
     if rank >= world:
@@ -343,12 +337,11 @@ def _meet(rank: int, world: int) -> Store | None:
     return store or TCPStore(host, port, world, is_master=False)
 
 
-def hosted(host: str, world: int) -> TCPStore:
-    """Host a store on one address of this node; left to itself it listens on all of them."""
-    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    port = listener.getsockname()[1]
-    descriptor = listener.detach()  # which is the store's now
-    return TCPStore(host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+def _address() -> str:
+    """Give Ray's address of this node."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def _average(world: int, gradient: Tensor) -> None:
@@ -395,59 +388,3 @@ class _Restarts:
             _internal_kv_del(self._key)
         except Exception as error:  # a cluster that is gone has forgotten it
             logger.debug("the account of restarts stays: %s", error)
-
-
-class _Follower:
-    """A thread that tells how far a journal is."""
-
-    def __init__(self, place: TrainingPlace, steps: int, progress: Progress) -> None:
-        self._place, self._steps, self._progress = place, steps, progress
-        self._stop = threading.Event()
-        self._known: list[dict[str, float]] = []  # records of the journal
-        self._taken = 0  # optimiser steps since this began
-        follow = partial(copy_context().run, self._follow)  # whoever listens, listens in this context
-        self._thread = threading.Thread(target=follow, name="follow-training", daemon=True)
-
-    def __enter__(self) -> None:
-        self._known = self._read()  # of a training that goes on
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._tell()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(_FOLLOW_SECONDS):
-            self._tell()
-
-    def _read(self) -> list[dict[str, float]]:
-        try:
-            return read_journal(self._place.journal)
-        except OSError as error:  # an object store that does not answer now may at the next look
-            logger.debug("no progress: %s", error)
-            return []
-
-    def _tell(self) -> None:
-        records = self._read()
-        if not records:
-            return
-        for record in records[_common(records, self._known) :]:
-            self._taken += int(record["steps"])
-            facts = {name: record[name] for name in _TOLD if name in record}
-            logger.debug(
-                "step %d of %d: loss %.4g",
-                record["step"],
-                self._steps,
-                record["loss"],
-                extra={"event": "trained", "optimiser_step": int(record["step"]), **facts},
-            )
-        self._known, last = records, records[-1]
-        told = TrainingFacts(steps=self._taken, loss=last["loss"], wait_share=last["wait_share"])
-        self._progress(int(last["step"]), self._steps, f"steps, loss {last['loss']:.4f}", told)
-
-
-def _common(records: Sequence[object], known: Sequence[object]) -> int:
-    """Give how many records are known: after a worker went back to its checkpoint those that follow it are new."""
-    same = zip(records, known, strict=False)
-    return next((k for k, (record, other) in enumerate(same) if record != other), min(len(records), len(known)))

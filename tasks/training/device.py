@@ -95,7 +95,10 @@ def choose_device(asked: str, *, gpus: float) -> str:
         InputError: a GPU was asked for and there is none.
     """
     if asked == "cuda" and gpus <= 0:
-        raise InputError("compute.device = cuda needs a GPU, and there is none here; set it to auto or cpu")
+        raise InputError(
+            "compute.device = cuda needs a GPU, and there is none here; set it to auto or cpu, or compute.patience to "
+            "the seconds that a cluster at compute.address may take to start a node with one"
+        )
     return "cpu" if asked == "cpu" or gpus <= 0 else "cuda"
 
 

@@ -6,13 +6,12 @@ import shlex
 from collections.abc import Sequence
 
 import click
-import pytest
 from cyclopts.exceptions import CycloptsError
 
 from flows import cli
 from flows.config import load_config
 from storage.errors import InputError
-from tasks import session
+from tests.rays import import_ray
 
 
 def complaints(words: Sequence[str]) -> list[str]:
@@ -68,11 +67,9 @@ def _ray(words: Sequence[str]) -> list[str]:
 
 
 def ray_command(name: str) -> click.Command | None:
-    """Give a command of ray by its name; other tests of this process start Ray, which reads these when imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in session.ALONE.items():
-            patch.setenv(variable, value)
-        from ray.scripts.scripts import cli as ray  # slow
+    """Give a command of ray by its name."""
+    import_ray()
+    from ray.scripts.scripts import cli as ray  # slow
 
     found: click.Command | None = ray.commands.get(name)
     return found

@@ -56,7 +56,23 @@ def _command(service: Any, _: Any) -> list[str]:
     args = service["build"].get("args", {})
     dockerfile = (DEPLOY.parent / service["build"]["dockerfile"]).read_text()
     found = [f"the build has no argument {name}" for name in args if not re.search(rf"^ARG {name}=", dockerfile, re.M)]
-    return found + commands.complaints(service["command"])
+    return found + commands.complaints([with_defaults(word) for word in service["command"]]) + _unbounded(service)
+
+
+def with_defaults(text: str) -> str:
+    """Give what compose makes of a text where the env file leaves its variables empty."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def _unbounded(service: Any) -> list[str]:
+    """Complain of a node that takes the machine's CPUs or memory for its own, which the other ones do as well."""
+    words = " ".join(map(with_defaults, service["command"]))
+    if "ray start" not in words or "--num-cpus=0" in words:
+        return []
+    found = [f"needs --{name}" for name in ("num-cpus", "memory", "object-store-memory") if f"--{name}=" not in words]
+    store = re.search(r"--object-store-memory=(\d+)", words)
+    room = int(service["shm_size"].removesuffix("gb")) * 2**30
+    return found + (["its object store does not fit shm_size"] if store and int(store[1]) > room else [])
 
 
 def _environment(service: Any, _: Any) -> list[str]:

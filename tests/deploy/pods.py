@@ -112,17 +112,18 @@ def _container(pod: Pod) -> list[str]:
 def _probes(pod: Pod) -> list[str]:
     named = ("startupProbe", "readinessProbe", "livenessProbe")
     probes = {name: pod.container[name] for name in named if name in pod.container}
+    asked = {name: (probe.get("httpGet") or probe["tcpSocket"])["port"] for name, probe in probes.items()}
     found = [
-        f"{name} asks the port {probe['httpGet']['port']}, which has no such name"
-        for name, probe in probes.items()
-        if probe["httpGet"]["port"] not in pod.ports
+        f"{name} asks the port {port}, which has no such name" for name, port in asked.items() if port not in pod.ports
     ]
     known = {"/api/health": "api", "/health": "health", "/api/gcs_healthz": "dashboard"}
     known["/api/local_raylet_healthz"] = "ray-agent" if "ray-agent" in pod.ports else "agent"
-    for name, probe in probes.items():
-        path, port = probe["httpGet"]["path"], probe["httpGet"]["port"]
-        if known.get(path) != port:
+    for name, port in asked.items():
+        path = probes[name].get("httpGet", {}).get("path")
+        if path and known.get(path) != port:
             found.append(f"{name}: nobody answers {path} on the port {port}")
+    if probes.get("livenessProbe", {}).get("httpGet", {}).get("path") == "/health":
+        found.append("livenessProbe: /health fails where Prefect's server is away, and the pod would end with its run")
     if pod.ports and not {"readinessProbe", "livenessProbe"} <= set(probes):
         found.append("listens and has no probes of readiness and life")
     return found

@@ -41,6 +41,23 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
     "a command": ((*SERVER, "command", 2), "strat", "prefect-server: prefect server strat"),
     "an option": ((*HEAD, "command", 4), "--prot=6379", "ray-head: ray start --head --block --prot=6379"),
     "a command of charflow": (("services", "deployments", "command", 1), "deplyo", "invalid choice: 'deplyo'"),
+    "CPUs": (
+        ("services", "ray-worker", "command", 4),
+        "--num-cpus=${RAY_WORKER_CPUS:-two}",
+        "'two' is not a valid integer",
+    ),
+    "all CPUs": (("services", "ray-worker", "command", 4), "--block", "ray-worker: needs --num-cpus"),
+    "all memory": (("services", "ray-worker", "command", 5), "--block", "ray-worker: needs --memory"),
+    "a store that is too large": (
+        ("services", "ray-worker", "command", 6),
+        "--object-store-memory=3000000000",
+        "its object store does not fit shm_size",
+    ),
+    "a variable for CPUs": (
+        ("services", "ray-worker", "command", 4),
+        "--num-cpus=${RAY_CPUS:-2}",
+        "${RAY_CPUS} is not in example.env",
+    ),
     "a program": (("services", "ray-worker", "command", 0), "rya", "is no command of the image"),
     "a word in a script": (
         (*WORKER, "command", at(SERVICES, ("worker", "command")).index("--limit=1")),

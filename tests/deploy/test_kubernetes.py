@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.files import Path_, at, document, keys, put, renamed
+from tests.deploy.files import DEPLOY, Path_, at, document, keys, put, renamed
 from tests.deploy.kubernetes import complaints, definition_complaints, manifests
 
 FILES = manifests()
@@ -122,6 +122,16 @@ WRONG: dict[str, tuple[Path_, Any, str]] = {
     ),
     "a service's port": (place("prefect-server.yaml", "Service", "spec", "ports", 0, "port"), 4201, "is not the pods'"),
     "a probe's port": ((*IN_HEAD, "readinessProbe", "httpGet", "port"), "dashbord", "which has no such name"),
+    "a probe of life that asks for the server": (
+        container("prefect-worker.yaml", "Deployment", "livenessProbe"),
+        {"httpGet": {"path": "/health", "port": "health"}},
+        "the pod would end with its run",
+    ),
+    "a port of a probe of life": (
+        container("prefect-worker.yaml", "Deployment", "livenessProbe", "tcpSocket", "port"),
+        "healht",
+        "livenessProbe asks the port healht, which has no such name",
+    ),
     "a probe's path": ((*IN_HEAD, "livenessProbe", "httpGet", "path"), "/api/gcs_health", "nobody answers"),
     "a budget": (
         ("disruption.yaml", 0, "spec", "selector", "matchLabels", "ray.io/node-type"),
@@ -198,3 +208,22 @@ def test_a_definition_refuses_keys_that_it_does_not_know() -> None:
         in definition_complaints(definition, renamed(sound, ("spec", "replicas"), "replica"))[0]
     )
     assert definition_complaints(definition, put(sound, ("spec", "replicas"), "1")) != []
+
+
+@pytest.mark.parametrize(
+    ("policy", "peer", "port"),
+    [
+        ("names", {"ipBlock": {"cidr": "169.254.20.10/32"}}, None),
+        ("ray", None, {"port": 9000}),
+        ("prefect-server", None, {"port": 6432}),
+    ],
+)
+def test_what_the_head_of_the_network_file_says_to_add_can_be_added(policy: str, peer: Any, port: Any) -> None:
+    """Told with its address or port, and sound once it is there."""
+    head = (DEPLOY / "k8s" / "network.yaml").read_text().partition("apiVersion")[0]
+    assert f'"{policy}"' in head
+    assert str(peer["ipBlock"]["cidr"] if peer else port["port"]) in head
+    (number,) = [n for n, each in enumerate(FILES["network.yaml"]) if each["metadata"]["name"] == policy]
+    rule = ("network.yaml", number, "spec", "egress", len(FILES["network.yaml"][number]["spec"]["egress"]) - 1)
+    path = (*rule, "to" if peer else "ports")
+    assert complaints(put(FILES, path, [*at(FILES, path), peer or port])) == []

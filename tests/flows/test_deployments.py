@@ -11,6 +11,7 @@ from prefect.cli.deploy import _models
 from prefect.utilities.callables import parameter_schema
 
 from flows import deployments
+from flows.deployed import config_of
 from flows.deployments import read_deployments, require_one_schedule_a_store
 from storage.errors import InputError
 from tests.conftest import ROOT
@@ -35,6 +36,14 @@ def test_the_file_of_the_repository_is_right() -> None:
     assert [d.when for d in found] == ["0 2 * * * UTC", "0 6 * * 0 UTC", "by hand", "by hand"]
     assert all(d.limit is not None and d.limit.limit == 1 for d in found)
     assert [d.is_scheduled for d in found] == [True, True, False, False]
+
+
+def test_a_step_that_hangs_lets_go_of_the_store_before_the_next_night() -> None:
+    asked = {d.entry.name: d.entry.parameters for d in read_deployments(FILE) if "config" in d.entry.parameters}
+    assert asked.keys() == {"nightly-growth", "weekly-training", "backfill"}
+    for name, parameters in asked.items():
+        bound = config_of(parameters["config"], parameters["changes"]).compute.timeout
+        assert 3600 <= bound < 24 * 3600, name
 
 
 def test_every_flow_that_may_be_deployed_is_there_with_a_typed_form() -> None:

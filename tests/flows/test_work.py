@@ -12,6 +12,7 @@ from flows.runs import Run, open_run
 from flows.work import _simulated, cores_of, perform
 from storage.catalog import stage_record
 from storage.errors import InputError, PlanConflictError
+from tasks.evaluate import EvaluateRequest
 from tasks.executor import SerialExecutor
 from tasks.train_generator import GeneratorRequest
 from tests.end_to_end.command import TINY, integrate_here
@@ -108,6 +109,25 @@ def test_a_step_costs_the_cores_that_it_has(
 
     monkeypatch.setattr(work, "own_cpus", lambda: 3)
     assert cores_of(step, open_moons(tmp_path, *changes), Cluster()) == cores
+
+
+@pytest.mark.parametrize(
+    ("changes", "device"),
+    [
+        (("compute.device=cuda", "compute.address=auto"), "auto"),
+        (("compute.device=cuda",), "cuda"),
+        (("compute.device=cpu", "compute.address=auto"), "cpu"),
+    ],
+)
+def test_the_driver_of_a_cluster_need_not_have_the_gpu_that_nodes_must_have(
+    changes: tuple[str, ...], device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[EvaluateRequest] = []
+    monkeypatch.setattr("tasks.evaluate.evaluate", lambda request, **_: asked.append(request))
+    monkeypatch.setattr(Run, "holder", lambda run, _: run.paths)
+    monkeypatch.setattr(work, "_facts", lambda _: None)
+    work.WORK["evaluate"](open_moons(tmp_path, *changes), SerialExecutor(), silent)
+    assert [request.device for request in asked] == [device]
 
 
 def test_a_step_that_was_performed_tells_its_cost_and_its_bytes(tmp_path: Path) -> None:

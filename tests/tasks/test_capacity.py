@@ -2,13 +2,24 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from storage.errors import InputError
-from tasks.capacity import LostNodesError, Node, Watch, lost, require_room, slots, slots_beside, usable_gpus
-from tasks.compute import Demand, ResourcesSpec
+from tasks.capacity import (
+    LostNodesError,
+    Node,
+    Watch,
+    lost,
+    require_room,
+    slots,
+    slots_beside,
+    usable_gpus,
+    worker_amounts,
+)
+from tasks.compute import ComputeSpec, Demand, ResourcesSpec
 
 
 def node(name: str, *, is_alive: bool = True, is_dismissed: bool = False, **resources: float) -> Node:
@@ -87,6 +98,30 @@ def test_gpus_count_where_a_task_fits_otherwise() -> None:
     assert usable_gpus(demand(), CLUSTER) == 2
     assert usable_gpus(demand(resources={"simulator": 1.0}), CLUSTER) == 0
     assert usable_gpus(demand(gpus=0.5, resources={"simulator": 1.0}), CLUSTER) == 0.5  # asked for: to be refused later
+
+
+@pytest.mark.parametrize(
+    ("device", "patience", "gpus", "taken"),
+    [("cuda", 60.0, "auto", 1), ("cuda", 0.0, "auto", 0), ("auto", 60.0, "auto", 0), ("cuda", 60.0, 0.5, 0.5)],
+)
+def test_a_gpu_that_is_insisted_on_and_waited_for_is_taken_for_granted(
+    device: str, patience: float, gpus: float | str, taken: float
+) -> None:
+    compute = ComputeSpec(address="auto", device=device, patience=patience, integrate=ResourcesSpec(gpus=gpus))
+    found = compute.demand("integrate")
+    assert usable_gpus(found, [HEAD]) == taken
+    if isinstance(gpus, str):
+        assert usable_gpus(found, CLUSTER) == 2
+
+
+def test_a_gpu_that_does_not_come_is_told_of_after_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, compute = Clock(monkeypatch), ComputeSpec(address="auto", device="cuda", patience=60.0)
+    found, cpus = compute.demand("train_generator"), [replace(HEAD, resources={"CPU": 8.0})]
+    each = worker_amounts(found, cpus, workers=4, device="cuda")
+    assert each == {"CPU": 1.0, "GPU": 0.25}  # so that one GPU serves them all
+    with pytest.raises(InputError, match=r"compute\.train_generator\.gpus = 0\.25 cannot be served after 60 s: no GPU"):
+        require_room(lambda: cpus, each, demand=found, count=4, what="generator.workers")
+    assert clock.now >= 60.0
 
 
 @pytest.mark.parametrize(

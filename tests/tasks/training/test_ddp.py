@@ -1,9 +1,7 @@
 """Training on Ray Train: workers together do what one would alone, survive the loss of one, and tell their errors."""
 
-import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -14,25 +12,23 @@ import pytest
 import torch
 
 from storage.errors import InputError
-from storage.journal import Journal
 from storage.models import read_model
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.specs import (
     DatasetSpec,
-    Facts,
     GeneratorSpec,
     InterpolantSpec,
     NetworkSpec,
-    TrainingFacts,
     TrainingPlace,
     VelocitySpec,
 )
 from tasks.train_generator import GeneratorRequest, train_characteristics
-from tasks.training.ddp import UNUSED_CALLBACKS, _Follower, _telling, hosted, run_distributed, seats
+from tasks.training.ddp import UNUSED_CALLBACKS, _telling, run_distributed, seats
 from tasks.training.failure import GradientError, LossError
 from tasks.training.fit import is_published
 from tasks.training.group import Group
+from tasks.training.meeting import INTERFACE, interface_of
 from tests.local import on_disk
 from tests.tasks.test_train_generator import generator_request
 
@@ -113,6 +109,7 @@ def complain(request: VelocityRequest, group: Group) -> None:
     tries.parent.mkdir(exist_ok=True)
     with tries.open("a") as file:
         file.write(".")
+    assert os.environ[INTERFACE] == interface_of("127.0.0.1")  # where Ray is
     if group.rank == 0:
         raise GradientError("that of rank 1, perhaps")
     time.sleep(0.4)  # the first worker's error would be seen by then
@@ -190,45 +187,6 @@ def test_of_several_workers_errors_the_one_that_knows_most_is_told() -> None:
     assert _telling([lost, RuntimeError("another")]) is lost
 
 
-def test_the_log_has_each_line_of_a_journal_once_and_anew_what_a_restart_trains_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("tasks.training.ddp._FOLLOW_SECONDS", 1000.0)
-    place = TrainingPlace(folder=tmp_path, key="k")
-
-    def train(*steps: int, since: int) -> None:
-        with Journal(place.journal, step=since) as journal:
-            for step in steps:
-                record = {"step": step, "steps": 5, "loss": 1 / step, "steps_per_second": 9.0, "wait_share": 0.5}
-                journal.append(record)
-
-    on_disk(place.journal).parent.mkdir(parents=True)
-    train(10, since=0)  # by a command before this one
-    heard: list[tuple[int, TrainingFacts]] = []
-
-    def hear(done: int, _: int, __: str, facts: Facts | None = None, /) -> None:
-        assert isinstance(facts, TrainingFacts)
-        heard.append((done, facts))
-
-    follower = _Follower(place, 50, hear)
-    with caplog.at_level(logging.DEBUG, logger="tasks.training.ddp"), follower:
-        follower._tell()
-        for steps, since in (((20, 30), 10), ((), 20), ((25, 40, 45), 20), ((35, 50, 60), 25)):
-            train(*steps, since=since)
-            follower._tell()
-            follower._tell()
-    told = [record.__dict__ for record in caplog.records]
-    assert [record["optimiser_step"] for record in told] == [20, 30, 25, 40, 45, 35, 50, 60]
-    assert {(r["event"], r["steps_per_second"], r["wait_share"]) for r in told} == {("trained", 9.0, 0.5)}
-    assert [record["loss"] for record in told] == [1 / record["optimiser_step"] for record in told]
-    assert [(done, facts.steps) for done, facts in heard] == [
-        (10, 0),
-        *[(done, taken) for done, taken in ((30, 10), (20, 10), (45, 25), (60, 40)) for _ in range(2)],
-        (60, 40),
-    ]
-    assert heard[-1][1] == TrainingFacts(steps=40, loss=1 / 60, wait_share=0.5)
-
-
 def test_workers_that_would_cut_a_batch_unevenly_sit_out() -> None:
     assert [seats(workers, parts=48) for workers in (1, 2, 3, 4, 5, 6, 7, 9)] == [1, 2, 3, 4, 4, 6, 6, 8]
     assert [seats(workers, parts=7) for workers in (1, 2, 6, 7, 8)] == [1, 1, 1, 7, 7]
@@ -241,12 +199,3 @@ def test_the_trainer_still_has_the_callbacks_that_are_left_out() -> None:
     assert all(hasattr(module, name) for name in UNUSED_CALLBACKS)
     assert hasattr(module.DataParallelTrainer, "_create_default_callbacks")
     assert hasattr(module.DataParallelTrainer, "_initialize_and_run_controller")
-
-
-def test_the_store_where_ranks_meet_listens_on_the_nodes_address_alone() -> None:
-    store = hosted("127.0.0.1", 1)
-    with socket.socket() as here, socket.socket() as elsewhere:
-        assert here.connect_ex(("127.0.0.1", store.port)) == 0
-        assert elsewhere.connect_ex(("127.0.0.2", store.port)) != 0  # another address of the same host
-    store.set("key", "value")
-    assert store.get("key") == b"value"

@@ -9,7 +9,6 @@ from torch import nn
 from storage.errors import InputError
 from tasks.capacity import Node, worker_amounts
 from tasks.specs import Demand, VelocitySpec
-from tasks.training.ddp import backend
 from tasks.training.device import (
     CPU,
     ON_CPU,
@@ -23,6 +22,7 @@ from tasks.training.device import (
     suited_threads,
     warn_of_fallback,
 )
+from tasks.training.meeting import backend
 
 GPU = torch.device("cuda", 0)
 FAST = VelocitySpec(precision="bf16", compile=True)
