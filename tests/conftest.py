@@ -25,32 +25,32 @@ torch.set_num_threads(1)
 settings.register_profile("charflow", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("charflow")
 
-USE_RAY = {  # in the order in which they begin
-    "a server": ("tests/end_to_end/test_deployments.py",),
+USE_RAY = {  # a process of pytest for each, and as long; in the order in which they begin
+    "a server": (
+        "tests/end_to_end/test_blows.py",
+        "tests/end_to_end/test_deployments.py",
+        "tests/end_to_end/test_road.py",
+    ),
     "nodes": (
         "tests/benchmarks/test_orchestration.py",
         "tests/deploy/test_slurm.py",
         "tests/end_to_end/test_elastic.py",
         "tests/end_to_end/test_job.py",
         "tests/end_to_end/test_nodes.py",
+        "tests/end_to_end/test_object_store.py",
+        "tests/end_to_end/test_study.py",
     ),
-    "one cluster": (  # that of tests/tasks/conftest.py
-        "tests/tasks/test_executor.py",
+    "one cluster": (
+        "tests/end_to_end/test_interruption.py",
+        "tests/end_to_end/test_logs.py",
+        "tests/end_to_end/test_watched.py",
+        "tests/tasks/test_executor.py",  # from here on that of tests/tasks/conftest.py
         "tests/tasks/test_fit_kernel.py",
         "tests/tasks/test_ray_data.py",
         "tests/tasks/test_session.py",
         "tests/tasks/test_worker_logs.py",
         "tests/tasks/test_worker_metrics.py",
         "tests/tasks/training/test_ddp.py",
-    ),
-    "commands": (
-        "tests/end_to_end/test_blows.py",
-        "tests/end_to_end/test_interruption.py",
-        "tests/end_to_end/test_logs.py",
-        "tests/end_to_end/test_object_store.py",
-        "tests/end_to_end/test_road.py",
-        "tests/end_to_end/test_study.py",
-        "tests/end_to_end/test_watched.py",
     ),
 }
 _GROUPS = list(USE_RAY)
