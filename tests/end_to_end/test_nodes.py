@@ -10,7 +10,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ def test_nodes_that_differ_lose_two_of_them_and_the_run_ends_with_the_same_bytes
         simulators = {nodes.ids[BOTH], nodes.ids[SIMULATOR]}
         assert wait_until(lambda: makers(root) == simulators, seconds=120), driver.communicate(timeout=10)
         assert committed(root) < CHUNKS
+        assert wait_until(lambda: is_caught(nodes, SIMULATOR, "ray::simulate_chunk"), seconds=60)
         simulator = strike(nodes, SIMULATOR)
         assert wait_until(lambda: any(root.glob("gaussian/generator/checkpoints/*/step-*.json")), seconds=200)
         trainer = strike(nodes, next(k for k in (BOTH, TRAINER) if works(nodes, k, "RayTrainWorker")))
@@ -164,6 +166,22 @@ def strike(nodes: Nodes, index: int) -> str:
     nodes.strike(index)
     nodes.remove(index)
     return nodes.ids[index]
+
+
+def is_caught(nodes: Nodes, index: int, title: str) -> bool:
+    """Stop a node's processes if one is at work under that title, so that it is struck in the middle of it."""
+    below = nodes.workers()[index]
+    signal_all(below, signal.SIGSTOP)
+    if works(nodes, index, title):
+        return True
+    signal_all(below, signal.SIGCONT)
+    return False
+
+
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def works(nodes: Nodes, index: int, title: str) -> bool:
