@@ -21,7 +21,7 @@ from prefect.artifacts import (
 from flows.progress import Stopwatch, pace_words
 from flows.runs import Run
 from flows.stages import STEPS
-from tasks.specs import Facts
+from tasks.facts import Facts
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from flows.progress import Listener, Stopwatch, rate_words
 from flows.runs import Run
 from flows.sweep import short_keys
 from storage.catalog import RunRecord
-from tasks.specs import Facts
+from tasks.facts import Facts
 
 OUT = Console(soft_wrap=True)
 ERR = Console(stderr=True, soft_wrap=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from flows.progress import Listener, Stopwatch, worked_on
 from storage.errors import InputError
-from tasks.specs import Facts
+from tasks.facts import Facts
 
 logger = logging.getLogger(__name__)
 

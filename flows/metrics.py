@@ -1,7 +1,7 @@
 """Metrics for Prometheus, served over HTTP by the process that drives the work, of what steps tell it.
 
 Counters count what this process did: a run that goes on begins at nothing, as Prometheus expects of a new process.
-Workers on other hosts have metrics of their own, which Ray exports (tasks/executor.py).
+Workers on other hosts have metrics of their own, which Ray exports (tasks/flight.py).
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 
 from flows.progress import Listener, Stopwatch, worked_on
 from storage.errors import InputError
-from tasks.specs import ChunkFacts, Facts, TrainingFacts
+from tasks.facts import ChunkFacts, Facts, TrainingFacts
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from storage.paths import Location
 from storage.progress import News, write_news
-from tasks.specs import ChunkFacts, Facts
+from tasks.facts import ChunkFacts, Facts
 
 _NEWS_SECONDS = 1.0  # between two files for those who look; one takes a quarter of a millisecond
 _MEASURED_SECONDS = 1.0  # before a rate means anything

@@ -7,8 +7,8 @@ from flows.runs import Run, reopen
 from flows.work import integrate_request
 from storage.errors import InputError
 from tasks.executor import Executor, SerialExecutor, ray_session
+from tasks.facts import Progress
 from tasks.integrate import Verification, check_store, repair_store, verify_store
-from tasks.specs import Progress
 
 
 def _untold(*_: object) -> None:

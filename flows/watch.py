@@ -26,7 +26,7 @@ from flows.standing import Standing, news_words, standing
 from storage.catalog import Catalog, RunRecord, is_alive
 from storage.errors import IncompleteError
 from storage.journal import read_journal
-from tasks.specs import TrainingPlace
+from tasks.facts import TrainingPlace
 
 _LOOK_SECONDS = 1.0  # between looks, at least
 _LOOK_SHARE = 0.1  # of the time that goes into looking, at most: a long journal or ledger takes its time

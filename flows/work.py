@@ -11,11 +11,12 @@ from flows.progress import ProgressFile, Telling, told
 from flows.runs import Run, versions
 from storage.catalog import StageRecord
 from tasks.executor import Executor
+from tasks.facts import Facts, Progress, ReportFacts, TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate, open_planned, require_planned
 from tasks.session import own_cpus
-from tasks.specs import Facts, Progress, ReportFacts, TrainingPlace, worker_range
+from tasks.specs import worker_range
 from tasks.train_generator import GeneratorRequest, train_generator
 
 Work = Callable[[Run, Executor, Progress], Any]

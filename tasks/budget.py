@@ -32,12 +32,12 @@ from tasks.evaluation.budget import (
 )
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
+from tasks.facts import Progress
 from tasks.fit_kernel import data_field
 from tasks.measures import HeldOut, exact_target, measure_excess_loss, root_mean_square
 from tasks.rows import RowReader, take_labels
 from tasks.sample import sample_labels
 from tasks.simulation import given_labels, row_labels
-from tasks.specs import Progress
 from tasks.train_generator import StoredGenerator
 from tasks.training.device import CPU, block_rows, suited_threads
 from tasks.training.fitting import labelled

@@ -15,9 +15,10 @@ from tasks.evaluation.frechet import frechet_of_points
 from tasks.evaluation.sinkhorn import sinkhorn
 from tasks.evaluation.sliced import sliced_wasserstein
 from tasks.evaluation.wasserstein import wasserstein
+from tasks.facts import Progress
 from tasks.rows import Indices, RowReader
 from tasks.sample import sample_rows
-from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec, Progress
+from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, EvaluationSpec
 from tasks.train_generator import StoredGenerator
 from tasks.transport.noise import FRESH_DATA
 from tasks.transport.synthetic import draw

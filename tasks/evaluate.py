@@ -23,6 +23,7 @@ from tasks.budget import Subject, measure_budget
 from tasks.distances import draw_sets, measure_sets
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.report import render
+from tasks.facts import Progress, ReportFacts, TrainingPlace
 from tasks.features import LawFeatures, load_law_features
 from tasks.fit_velocity import load_velocity
 from tasks.frechet import measure_frechet, require_enough
@@ -30,7 +31,7 @@ from tasks.gallery import gather
 from tasks.measures import held_out, measure_lipschitz, measure_velocity
 from tasks.neighbours import compare_with_data, measure_agreement, measure_balance, measure_memorised
 from tasks.report import about_velocity, compose, draw_figures, step_details
-from tasks.specs import DatasetSpec, EvaluationSpec, Progress, ReportFacts, TrainingPlace
+from tasks.specs import DatasetSpec, EvaluationSpec
 from tasks.storage_choices import measure_storage
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.device import local_device

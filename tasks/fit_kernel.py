@@ -16,9 +16,10 @@ from storage.models import StoredModel, publish_model, read_model
 from storage.ordering import permutation
 from storage.paths import Location, follow, relative
 from tasks.executor import Executor
+from tasks.facts import TrainingPlace
 from tasks.kernel_shards import StoredPoints, spread, stored_reduction
 from tasks.rows import RowReader
-from tasks.specs import InterpolantSpec, TrainingPlace, VelocitySpec
+from tasks.specs import InterpolantSpec, VelocitySpec
 from tasks.training.checkpoint import weights_to_bytes
 from tasks.transport.bandwidth import choose_bandwidth
 from tasks.transport.interpolant import Interpolant

@@ -13,21 +13,12 @@ from storage.journal import read_journal
 from storage.models import StoredModel, publish_model, read_model
 from storage.paths import Location
 from tasks.executor import Executor, SerialExecutor
+from tasks.facts import Progress, TrainingPlace
 from tasks.fit_kernel import fit_kernel, kernel_field
 from tasks.networks.build import build_denoiser, rebuild
 from tasks.networks.denoiser import Denoiser
 from tasks.networks.spectral import settle_norms
-from tasks.specs import (
-    ORACLE_KINDS,
-    DatasetSpec,
-    Demand,
-    GeneratorSpec,
-    InterpolantSpec,
-    Progress,
-    TargetSpec,
-    TrainingPlace,
-    VelocitySpec,
-)
+from tasks.specs import ORACLE_KINDS, DatasetSpec, Demand, GeneratorSpec, InterpolantSpec, TargetSpec, VelocitySpec
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import Outcome, train_on_cluster
 from tasks.training.device import describe, place_training

@@ -9,7 +9,8 @@ from storage.data import Dataset, DataStore, Labels, Values, ingest_dataset
 from storage.datasets.resolve import open_dataset
 from storage.paths import Location
 from storage.specs import SourceSpec
-from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, Progress, TargetSpec
+from tasks.facts import Progress
+from tasks.specs import SYNTHETIC_KINDS, DatasetSpec, TargetSpec
 from tasks.transport.noise import DATA
 from tasks.transport.synthetic import draw
 

@@ -23,10 +23,11 @@ from storage.specs import TrajectoryPlan
 from storage.trajectories import TrajectoryStore, row_bytes
 from storage.trajectories import Verification as Verification  # what verify_store gives
 from tasks.executor import Executor
+from tasks.facts import ChunkFacts, Progress
 from tasks.fit_kernel import spread_kernel_field
 from tasks.saving import saved_steps, stored_precision
 from tasks.simulation import ChunkTask, arithmetic_of, commit_chunk, simulate_chunk
-from tasks.specs import ChunkFacts, InterpolantSpec, Progress, TrajectoriesSpec
+from tasks.specs import InterpolantSpec, TrajectoriesSpec
 from tasks.training.device import block_rows, choose_device, warn_on_cpu
 from tasks.transport.grid import time_grid
 

@@ -17,9 +17,9 @@ from storage.paths import Location
 from storage.trajectories import Floats, TrajectoryStore
 from tasks.evaluation.convergence import PowerLaw, fit_power_law, fit_tail
 from tasks.evaluation.distance import Distance
+from tasks.facts import Progress
 from tasks.fit_velocity import load_velocity
 from tasks.measures import root_mean_square
-from tasks.specs import Progress
 from tasks.transport.noise import TRAJECTORIES, standard_normal
 from tasks.transport.solver import EVALUATIONS_PER_STEP, ORDERS
 from tasks.transport.targets import OracleField

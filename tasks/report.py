@@ -12,9 +12,9 @@ from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
 from tasks.evaluation.paper import DARK, LIGHT, Theme
 from tasks.evaluation.report import DistanceRow, Figure, Metric, ReportContent, StepRow
+from tasks.facts import ReportFacts
 from tasks.gallery import Shown
 from tasks.sample import image_shape
-from tasks.specs import ReportFacts
 
 _EVALUATIONS = (
     "All but the data begin at the same noise. A sample takes so many evaluations of the generator, along evenly "

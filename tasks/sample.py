@@ -16,7 +16,7 @@ from storage.paths import Location
 from storage.samples import PICTURE, check_sample_path, sample_file
 from storage.trajectories import Floats
 from tasks.evaluation import images, plots
-from tasks.specs import Progress
+from tasks.facts import Progress
 from tasks.train_generator import StoredGenerator, load_generator
 from tasks.training.device import block_rows, local_device
 from tasks.training.fitting import labelled

@@ -1,6 +1,7 @@
 """The Ray cluster that this process is part of: started here or joined, its nodes, and the last words of its workers.
 
-The executor (executor.py) and trainings (training/ddp.py) work on it; what they need to know of Ray itself is here.
+The executor (executor.py, flight.py) and trainings (training/ddp.py) work on it; what they need to know of Ray itself
+is here.
 """
 
 import json

@@ -21,8 +21,8 @@ from storage.models import read_model
 from storage.paths import Location
 from storage.specs import TrajectoryPlan
 from storage.trajectories import Floats, TrajectoryStore
-from tasks.executor import NODE_VARIABLE
 from tasks.fit_velocity import load_velocity
+from tasks.flight import NODE_VARIABLE
 from tasks.networks.denoiser import Denoiser
 from tasks.training.device import ON_CPU, Placement, given_device, place
 from tasks.transport.field import ConditionalField, VelocityField

@@ -12,6 +12,7 @@ from tasks.evaluation.convergence import LEAST_POINTS, TOLERANCE
 from tasks.evaluation.loglog import Series, loglog
 from tasks.evaluation.paper import DARK, LIGHT
 from tasks.evaluation.report import Figure, ReportContent, Table, printed, render
+from tasks.facts import Progress
 from tasks.orders import (
     ERROR,
     EVALUATIONS,
@@ -22,7 +23,6 @@ from tasks.orders import (
     measure_points,
     reference_error,
 )
-from tasks.specs import Progress
 
 _BUDGET = tuple(f"budget.{term}" for term in ("early_stopping", "velocity", "euler", "fit", "bound"))
 _SHOWN = ("w2", "w2_ratio", "w2_excess", "velocity_error", *_BUDGET)  # metrics with a column in the table of points

@@ -19,11 +19,12 @@ from storage.paths import Location
 from storage.specs import TrajectoryPlan
 from storage.stream import PairBatch, PairStream, Place, StreamSpec
 from storage.trajectories import TrajectoryStore
+from tasks.facts import Progress, TrainingPlace
 from tasks.fit_velocity import build_stored_denoiser
 from tasks.networks.build import build_generator, rebuild, warm_start
 from tasks.networks.generator import Generator
 from tasks.networks.spectral import settle_norms
-from tasks.specs import Demand, GeneratorSpec, Progress, TrainingPlace
+from tasks.specs import Demand, GeneratorSpec
 from tasks.training.checkpoint import weights_from_bytes
 from tasks.training.ddp import Outcome, train_on_cluster
 from tasks.training.device import CPU, describe, place, place_training

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
         "tasks.executor",
         "tasks.session",
         "tasks.capacity",
+        "tasks.facts",
         "tasks.specs",
     }
     | {"tasks.orders", "tasks.study"}
@@ -45,13 +46,13 @@ ALLOWED: dict[str, set[str]] = {
         )
     },
     "flows/server.py": {"prefect", "uvicorn"},
-    "flows/metrics.py": {"prometheus_client", "flows.progress", "storage.errors", "tasks.specs"},
+    "flows/metrics.py": {"prometheus_client", "flows.progress", "storage.errors", "tasks.facts"},
     "flows/registration.py": {"httpx", "prefect", "flows", "storage.errors"},
-    "flows/artifacts.py": {"httpx", "prefect", "flows", "tasks.specs"},
+    "flows/artifacts.py": {"httpx", "prefect", "flows", "tasks.facts"},
     "flows/deployments.py": {"prefect", "pydantic", "yaml", "flows", "storage.errors"},
     "tasks": {"torch", "numpy", "tasks", "storage"},
-    "tasks/executor.py": {"ray", "tasks.compute", "tasks.capacity", "tasks.session", "tasks.worker_metrics"}
-    | {"storage.errors"},
+    "tasks/executor.py": {"tasks.compute", "tasks.capacity", "tasks.flight", "tasks.session", "storage.errors"},
+    "tasks/flight.py": {"ray", "tasks.capacity", "tasks.session", "tasks.worker_metrics"},
     "tasks/session.py": {
         "ray",
         "storage.errors",
@@ -66,12 +67,13 @@ ALLOWED: dict[str, set[str]] = {
     "tasks/worker_metrics.py": set(),
     "tasks/reaper.py": set(),
     "tasks/ray_data.py": {"ray", "numpy", "storage"},
-    "tasks/specs.py": {"storage.paths", "tasks.checks", "tasks.compute", "tasks.saving"},
+    "tasks/facts.py": {"storage.paths"},
+    "tasks/specs.py": {"tasks.checks", "tasks.compute", "tasks.saving"},
     "tasks/saving.py": {"tasks.checks"},
     "tasks/checks.py": set(),
     "tasks/training": {"torch", "numpy", "safetensors", "tasks", "storage"},
     "tasks/training/ddp.py": {"torch", "ray", "tasks", "storage"},
-    "tasks/training/follow.py": {"storage.journal", "tasks.specs"},
+    "tasks/training/follow.py": {"storage.journal", "tasks.facts"},
     "tasks/training/meeting.py": {"psutil", "torch"},
     "tasks/transport": {"numpy", "torch", "tasks.transport", "tasks.specs"},
     "tasks/networks": {"numpy", "torch", "tasks.transport", "tasks.networks", "tasks.specs"},

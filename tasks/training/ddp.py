@@ -24,16 +24,9 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from storage.errors import StorageError
 from storage.journal import read_journal
 from tasks.capacity import require_room, usable_gpus, worker_amounts
+from tasks.facts import Progress, TrainingPlace
 from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted, require_cluster
-from tasks.specs import (
-    Demand,
-    GeneratorSpec,
-    Progress,
-    TrainingPlace,
-    VelocitySpec,
-    Workers,
-    worker_range,
-)
+from tasks.specs import Demand, GeneratorSpec, VelocitySpec, Workers, worker_range
 from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.failure import GradientError, LossError
 from tasks.training.follow import Follower

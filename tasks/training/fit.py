@@ -10,8 +10,9 @@ from storage.checkpoints import CheckpointFolder
 from storage.errors import InputError
 from storage.journal import Journal
 from storage.models import has_model, publish_model, read_model
+from tasks.facts import TrainingPlace
 from tasks.networks.build import require_fitting
-from tasks.specs import GeneratorSpec, NetworkSpec, OptimiserSpec, TrainingPlace
+from tasks.specs import GeneratorSpec, NetworkSpec, OptimiserSpec
 from tasks.training.backward import backward
 from tasks.training.checkpoint import CheckpointWriter, restore, to_checkpoint, weights_to_bytes
 from tasks.training.device import ON_CPU, Placement

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from functools import partial
 
 from storage.journal import read_journal
-from tasks.specs import Progress, TrainingFacts, TrainingPlace
+from tasks.facts import Progress, TrainingFacts, TrainingPlace
 
 logger = logging.getLogger(__name__)
 

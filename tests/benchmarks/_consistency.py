@@ -19,10 +19,11 @@ from storage.data import DataStore, Standardisation
 from storage.models import read_model
 from storage.paths import Location
 from storage.trajectories import Floats
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import build_stored_denoiser
 from tasks.networks.build import build_generator, warm_start
 from tasks.networks.generator import Generator
-from tasks.specs import GeneratorSpec, InterpolantSpec, TrainingPlace, TrajectoriesSpec
+from tasks.specs import GeneratorSpec, InterpolantSpec, TrajectoriesSpec
 from tasks.train_generator import StoredGenerator
 from tasks.training.device import place_training
 from tasks.training.failure import Numbering

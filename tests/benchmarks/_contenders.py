@@ -19,11 +19,12 @@ from storage.data import DataStore, Standardisation
 from storage.models import read_model
 from storage.trajectories import Floats
 from tasks.executor import SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, build_stored_denoiser, train_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.sample import sample_rows
-from tasks.specs import GeneratorSpec, TrainingPlace
+from tasks.specs import GeneratorSpec
 from tasks.train_generator import GeneratorRequest, StoredGenerator, load_generator, train_characteristics
 from tasks.training.device import local_device
 from tasks.training.group import Group, alone

@@ -22,18 +22,11 @@ from storage.models import publish_model
 from storage.stream import PairStream
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor, ray_session
+from tasks.facts import TrainingPlace
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.networks.build import build_denoiser, build_generator
-from tasks.specs import (
-    ComputeSpec,
-    DatasetSpec,
-    GeneratorSpec,
-    InterpolantSpec,
-    NetworkSpec,
-    TrainingPlace,
-    TrajectoriesSpec,
-)
+from tasks.specs import ComputeSpec, DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, TrajectoriesSpec
 from tasks.train_generator import GeneratorRequest, as_tensors, stream_spec, train_characteristics
 from tasks.training.checkpoint import weights_to_bytes
 from tasks.training.fitting import fitting_loss

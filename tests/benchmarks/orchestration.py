@@ -29,9 +29,10 @@ from flows.progress import ProgressFile
 from storage.commits import Commit
 from storage.trajectories import Floats, TrajectoryStore
 from tasks.executor import RayExecutor, ray_session
+from tasks.facts import Facts
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.simulation import ChunkTask
-from tasks.specs import ComputeSpec, Facts, TrajectoriesSpec
+from tasks.specs import ComputeSpec, TrajectoriesSpec
 from tests.tasks.test_integrate import request_of
 
 CHUNKS = 100_000

@@ -17,10 +17,11 @@ import numpy as np
 
 from storage.data import DataStore
 from tasks.executor import ray_session
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, train_velocity
 from tasks.ingest import ingest
 from tasks.networks.build import build_denoiser
-from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, TrainingPlace, VelocitySpec
+from tasks.specs import ComputeSpec, DatasetSpec, InterpolantSpec, NetworkSpec, VelocitySpec
 from tasks.training.group import alone
 from tasks.training.loader import Draw, matching_batches, matching_loss
 from tasks.transport.interpolant import Interpolant

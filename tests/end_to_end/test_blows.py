@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 BLOWS = int(os.environ.get("CHARFLOW_BLOWS", "3"))
 CHUNKS = 12 * BLOWS
+QUIET_SECONDS = 3.0  # longer than a worker takes to begin its first chunk, or to end with its driver
 SPEC = TrajectoriesSpec(count=64 * CHUNKS, steps=8, chunk_rows=64)
 
 
@@ -97,13 +98,25 @@ class Battle:
             case _:
                 kill(self.driver.pid)
                 self.driver.communicate()
-                time.sleep(1.0)  # its workers end soon after it, and some begin something until then
+                self._await_quiet()  # its workers end soon after it, and some begin something until then
                 self._count(self._solvers() - self._fallen)
                 self.kept = len(self._committed())
                 self.driver = self._start()
 
     def _busy_nodes(self) -> list[int]:
         return [k for k, workers in enumerate(self._nodes.workers()) if self._solvers() & {*workers}]
+
+    def _await_quiet(self) -> None:
+        """Wait until no solver has lived for some seconds."""
+        last = time.monotonic()
+
+        def is_quiet() -> bool:
+            nonlocal last
+            if any(map(alive, self._solvers() - self._fallen)):
+                last = time.monotonic()
+            return time.monotonic() > last + QUIET_SECONDS
+
+        assert wait_until(is_quiet, seconds=60)
 
     def _solvers(self) -> set[int]:
         return {solution.pid for solution in read_log(self._store)}

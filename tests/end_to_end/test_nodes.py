@@ -25,7 +25,8 @@ from storage.commits import Ledger
 from tasks import capacity
 from tasks.capacity import LostNodesError
 from tasks.executor import RayExecutor, SerialExecutor, ray_session
-from tasks.specs import ComputeSpec, Demand, ResourcesSpec, TrainingPlace
+from tasks.facts import TrainingPlace
+from tasks.specs import ComputeSpec, Demand, ResourcesSpec
 from tasks.training.ddp import Outcome, run_distributed
 from tasks.training.device import CPU
 from tasks.training.group import Group, alone

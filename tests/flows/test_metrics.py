@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flows.metrics import NAMES, Metrics, served
 from flows.progress import about, listening, told
 from storage.errors import InputError
-from tasks.specs import ChunkFacts, TrainingFacts
+from tasks.facts import ChunkFacts, TrainingFacts
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

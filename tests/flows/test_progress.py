@@ -22,7 +22,7 @@ from flows.progress import (
     worked_on,
 )
 from storage.progress import read_news
-from tasks.specs import ChunkFacts, Facts, TrainingFacts
+from tasks.facts import ChunkFacts, Facts, TrainingFacts
 
 
 class Notes:

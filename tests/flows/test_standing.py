@@ -12,7 +12,7 @@ from flows.progress import ProgressFile
 from flows.runs import Run
 from flows.standing import as_json, lines, standing
 from storage.progress import Coverage, News, read_news, write_news
-from tasks.specs import ChunkFacts
+from tasks.facts import ChunkFacts
 from tests.flows.test_runs import finish, open_moons
 from tests.local import on_disk
 from tests.storage.stores import filled

@@ -17,7 +17,7 @@ from flows.watch import Sight, _lined, _live, line, look, sparkline, view
 from storage.catalog import Catalog, RunRecord
 from storage.journal import Journal
 from storage.progress import News, write_news
-from tasks.specs import TrainingPlace
+from tasks.facts import TrainingPlace
 from tests.flows.test_runs import finish, open_moons
 from tests.flows.test_standing import news, stop
 from tests.local import on_disk

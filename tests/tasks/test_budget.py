@@ -18,12 +18,13 @@ from tasks.evaluation.budget import ErrorBudget
 from tasks.evaluation.comparison import Measured
 from tasks.evaluation.distance import Distance
 from tasks.executor import SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.measures import held_out
 from tasks.networks.generator import Generator
-from tasks.specs import DatasetSpec, InterpolantSpec, TrainingPlace, TrajectoriesSpec, VelocitySpec
+from tasks.specs import DatasetSpec, InterpolantSpec, TrajectoriesSpec, VelocitySpec
 from tasks.train_generator import StoredGenerator
 from tasks.training.device import CPU
 from tasks.transport.field import VelocityField

@@ -7,18 +7,11 @@ import pytest
 import torch
 
 from tasks.executor import SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
-from tasks.specs import (
-    DatasetSpec,
-    GeneratorSpec,
-    InterpolantSpec,
-    NetworkSpec,
-    TrainingPlace,
-    TrajectoriesSpec,
-    VelocitySpec,
-)
+from tasks.specs import DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, TrajectoriesSpec, VelocitySpec
 from tasks.train_generator import GeneratorRequest, load_generator, train_characteristics
 from tasks.training.group import alone
 

@@ -14,6 +14,7 @@ from storage.errors import InputError
 from storage.trajectories import TrajectoryStore
 from tasks.evaluate import EvaluateRequest, EvaluateSummary, _require_same_path, _subject, evaluate
 from tasks.executor import SerialExecutor
+from tasks.facts import ReportFacts, TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.gallery import _by_evaluations
 from tasks.ingest import ingest
@@ -25,8 +26,6 @@ from tasks.specs import (
     GeneratorSpec,
     InterpolantSpec,
     NetworkSpec,
-    ReportFacts,
-    TrainingPlace,
     TrajectoriesSpec,
     VelocitySpec,
 )

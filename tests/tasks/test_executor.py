@@ -10,13 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import HaltedError, InputError
-from tasks.executor import (
-    NODE_VARIABLE,
-    Executor,
-    RayExecutor,
-    SerialExecutor,
-    _Flight,
-)
+from tasks.executor import Executor, RayExecutor, SerialExecutor
+from tasks.flight import NODE_VARIABLE, Flight
 from tasks.specs import Demand, ResourcesSpec
 
 TRAINING = Demand(step="train_generator")
@@ -149,7 +144,7 @@ def test_a_task_whose_worker_was_killed_runs_again(cluster: RayExecutor, tmp_pat
 def test_an_item_that_hangs_is_given_to_a_second_worker_and_counts_once(
     cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tasks.executor.STRAGGLER_SECONDS", 1.0)
+    monkeypatch.setattr("tasks.flight.STRAGGLER_SECONDS", 1.0)
     names = ["a", "hangs", *"bcdefgh"]
     began = time.monotonic()
     told: list[Path] = []
@@ -171,11 +166,11 @@ def test_of_two_attempts_at_an_item_the_first_result_counts(monkeypatch: pytest.
     sent: list[str] = []
     ends: list[str] = []
     monkeypatch.setattr(ray, "wait", lambda references, **_: ([ends.pop(0)], []))
-    monkeypatch.setattr("tasks.executor._get", lambda reference: (int(reference == "b 0"), reference))
-    monkeypatch.setattr("tasks.executor.STRAGGLER_SECONDS", 0.0)
-    monkeypatch.setattr("tasks.executor._FAR_LONGER", 0.0)
+    monkeypatch.setattr("tasks.flight._get", lambda reference: (int(reference == "b 0"), reference))
+    monkeypatch.setattr("tasks.flight.STRAGGLER_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.flight._FAR_LONGER", 0.0)
     told: list[str] = []
-    flight = _Flight[str](Remote(), again=told.append)
+    flight = Flight[str](Remote(), again=told.append)
     for item in ("a", "late", "b"):
         flight.ask(item)
     ends += ["a 0", "late 1", "late 0", "b 0"]

@@ -17,17 +17,12 @@ from storage.errors import DamagedError, InputError
 from storage.models import read_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import RayExecutor, SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_kernel import data_field, spread_kernel_field
 from tasks.fit_velocity import VelocityRequest, VelocitySummary, fit_velocity, load_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
-from tasks.specs import (
-    DatasetSpec,
-    InterpolantSpec,
-    TrainingPlace,
-    TrajectoriesSpec,
-    VelocitySpec,
-)
+from tasks.specs import DatasetSpec, InterpolantSpec, TrajectoriesSpec, VelocitySpec
 from tasks.transport.interpolant import Interpolant
 from tests.local import on_disk
 from tests.tasks.transport.kernels import velocity_by_definition

@@ -17,6 +17,7 @@ from storage.errors import InputError
 from storage.journal import read_journal
 from storage.models import read_model
 from storage.ordering import Indices
+from tasks.facts import Progress, TrainingPlace
 from tasks.fit_velocity import (
     VelocityRequest,
     build_stored_denoiser,
@@ -28,7 +29,7 @@ from tasks.ingest import ingest
 from tasks.measures import held_out, measure_velocity
 from tasks.networks.build import build_denoiser
 from tasks.rows import RowReader
-from tasks.specs import DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, Progress, TrainingPlace, VelocitySpec
+from tasks.specs import DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, VelocitySpec
 from tasks.training.checkpoint import to_checkpoint, weights_from_bytes
 from tasks.training.ddp import Outcome
 from tasks.training.device import CPU

@@ -12,21 +12,14 @@ from storage.models import publish_model
 from storage.paths import Location
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, load_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
 from tasks.networks.build import build_generator
 from tasks.sample import sample_rows
 from tasks.simulation import ChunkTask, simulate_chunk
-from tasks.specs import (
-    DatasetSpec,
-    GeneratorSpec,
-    InterpolantSpec,
-    NetworkSpec,
-    TrainingPlace,
-    TrajectoriesSpec,
-    VelocitySpec,
-)
+from tasks.specs import DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, TrajectoriesSpec, VelocitySpec
 from tasks.train_generator import GeneratorRequest, load_generator, train_characteristics
 from tasks.training.backward import backward
 from tasks.training.checkpoint import weights_to_bytes

@@ -20,6 +20,7 @@ from storage.models import publish_model
 from storage.paths import ledger_path
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
+from tasks.facts import ChunkFacts
 from tasks.fit_velocity import load_velocity
 from tasks.ingest import ingest
 from tasks.integrate import (
@@ -31,7 +32,7 @@ from tasks.integrate import (
     verify_store,
 )
 from tasks.simulation import _arithmetic, arithmetic_of, row_labels
-from tasks.specs import ChunkFacts, DatasetSpec, InterpolantSpec, TrajectoriesSpec
+from tasks.specs import DatasetSpec, InterpolantSpec, TrajectoriesSpec
 from tasks.transport.field import Guided, VelocityField
 from tasks.transport.grid import time_grid
 from tasks.transport.noise import TRAJECTORIES, standard_normal

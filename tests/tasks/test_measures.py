@@ -13,6 +13,7 @@ from storage.data import DataStore
 from storage.trajectories import TrajectoryStore
 from tasks.evaluation.distance import Distance
 from tasks.executor import SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_kernel import data_field
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity
 from tasks.ingest import ingest
@@ -26,7 +27,7 @@ from tasks.measures import (
     measure_lipschitz,
     measure_velocity,
 )
-from tasks.specs import DatasetSpec, InterpolantSpec, TrainingPlace, TrajectoriesSpec, VelocitySpec
+from tasks.specs import DatasetSpec, InterpolantSpec, TrajectoriesSpec, VelocitySpec
 from tasks.training.device import CPU
 from tasks.transport.field import Guided
 from tasks.transport.interpolant import Interpolant

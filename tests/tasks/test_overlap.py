@@ -19,10 +19,11 @@ from storage.errors import HaltedError
 from storage.models import has_model, read_model
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import fit_velocity
 from tasks.integrate import IntegrateRequest, integrate, open_planned
 from tasks.sample import sample
-from tasks.specs import GeneratorSpec, TrainingPlace, TrajectoriesSpec
+from tasks.specs import GeneratorSpec, TrajectoriesSpec
 from tasks.train_generator import GeneratorRequest, train_characteristics
 from tasks.training.checkpoint import to_checkpoint
 from tasks.training.group import alone

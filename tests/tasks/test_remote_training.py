@@ -10,9 +10,10 @@ from storage import remote
 from storage.journal import read_journal
 from storage.models import read_model
 from storage.remote import RemotePath
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, train_velocity
 from tasks.ingest import ingest
-from tasks.specs import DatasetSpec, InterpolantSpec, NetworkSpec, TrainingPlace, VelocitySpec
+from tasks.specs import DatasetSpec, InterpolantSpec, NetworkSpec, VelocitySpec
 from tasks.training.group import alone
 from tests.storage.bucket import deaths
 

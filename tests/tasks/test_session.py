@@ -16,7 +16,8 @@ import pytest
 
 from storage.errors import StorageError
 from tasks.capacity import LostNodesError
-from tasks.executor import RayExecutor, _get
+from tasks.executor import RayExecutor
+from tasks.flight import _get
 from tasks.session import (
     LostClusterError,
     UnreachableClusterError,

@@ -14,7 +14,8 @@ from storage.commits import Commit
 from storage.errors import InputError
 from storage.models import publish_model
 from storage.trajectories import TrajectoryStore
-from tasks.executor import NODE_VARIABLE, SerialExecutor
+from tasks.executor import SerialExecutor
+from tasks.flight import NODE_VARIABLE
 from tasks.integrate import IntegrateRequest, integrate, plan_trajectories
 from tasks.networks.build import build_denoiser
 from tasks.simulation import ChunkTask, arithmetic_of, placement_of, planned_velocity, simulate_chunk, solve_chunk

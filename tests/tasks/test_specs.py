@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.checks import as_tuple, shown
+from tasks.facts import TrainingPlace
 from tasks.specs import (
     KEYS_OF_DATASET,
     KEYS_OF_VELOCITY,
@@ -21,7 +22,6 @@ from tasks.specs import (
     InterpolantSpec,
     NetworkSpec,
     TargetSpec,
-    TrainingPlace,
     TrajectoriesSpec,
     VelocitySpec,
 )

@@ -21,6 +21,7 @@ from storage.specs import TrajectoryPlan
 from storage.stream import PairStream
 from storage.trajectories import TrajectoryStore
 from tasks.executor import SerialExecutor
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity, load_velocity, train_velocity
 from tasks.ingest import ingest
 from tasks.integrate import IntegrateRequest, integrate
@@ -32,7 +33,6 @@ from tasks.specs import (
     GeneratorSpec,
     InterpolantSpec,
     NetworkSpec,
-    TrainingPlace,
     TrajectoriesSpec,
     VelocitySpec,
 )

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tasks.executor import RayExecutor, _counting
+from tasks.executor import RayExecutor
+from tasks.flight import _counting
 from tasks.worker_metrics import NAMES, TrainingMeter, UnitMeter
 
 Values = dict[tuple[str, tuple[str, ...]], float]
@@ -91,7 +92,7 @@ def count_twice(item: int) -> Receipt:
 
 
 def meter_kinds(_: int) -> list[str]:
-    from tasks.executor import _unit_meter
+    from tasks.flight import _unit_meter
 
     counters: dict[str, Any] = _unit_meter()._counters
     return sorted(
@@ -115,7 +116,7 @@ def fail(_: int) -> None:
 def test_every_unit_of_work_is_counted(cluster: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     values: Values = {}
     meter = UnitMeter(Kind(values))
-    monkeypatch.setattr("tasks.executor._unit_meter", lambda: meter)
+    monkeypatch.setattr("tasks.flight._unit_meter", lambda: meter)
     assert _counting(count_twice)(64) == (0, Receipt(64, 64))  # here, as in a worker
     with pytest.raises(ValueError, match="bad"):
         _counting(fail)(0)

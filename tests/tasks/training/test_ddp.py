@@ -13,16 +13,10 @@ import torch
 
 from storage.errors import InputError
 from storage.models import read_model
+from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
 from tasks.ingest import ingest
-from tasks.specs import (
-    DatasetSpec,
-    GeneratorSpec,
-    InterpolantSpec,
-    NetworkSpec,
-    TrainingPlace,
-    VelocitySpec,
-)
+from tasks.specs import DatasetSpec, GeneratorSpec, InterpolantSpec, NetworkSpec, VelocitySpec
 from tasks.train_generator import GeneratorRequest, train_characteristics
 from tasks.training.ddp import UNUSED_CALLBACKS, _telling, run_distributed, seats
 from tasks.training.failure import GradientError, LossError

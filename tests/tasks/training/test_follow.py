@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.journal import Journal
-from tasks.specs import Facts, TrainingFacts, TrainingPlace
+from tasks.facts import Facts, TrainingFacts, TrainingPlace
 from tasks.training.follow import Follower
 from tests.local import on_disk
 
