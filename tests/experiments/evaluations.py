@@ -65,7 +65,8 @@ def measured(name: str, *, root: str, evaluations: list[int]) -> dict[str, Any]:
                 f"{value.value:.4f} +- {value.standard_error:.4f} ({value.n:,} samples, {value.n_reference:,} rows), "
                 f"floor {floor.value:.4f} +- {floor.standard_error:.4f} ({floor.n:,})"
             )
-        sys.stderr.write(f"{law}: {time.monotonic() - began:.1f} s\n")
+        told = "; ".join(words for key, words in detail.items() if key.endswith(f", {law}"))
+        sys.stderr.write(f"{law}: {time.monotonic() - began:.1f} s; {told}\n")
     return {"bench": "evaluations", "unit": "Frechet distance", "results": results, "detail": detail}
 
 
