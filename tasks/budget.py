@@ -103,18 +103,21 @@ class Subject:
         return is_of_data and self.store.plan.guidance == 1
 
     @property
+    def evaluations(self) -> int:
+        """Number of times that the solver asks for the velocity on a path."""
+        return (len(self.store.plan.solver_times) - 1) * EVALUATIONS_PER_STEP[self.store.plan.solver]
+
+    @property
     def paths(self) -> int:
         """How many paths are followed to their limits."""
-        steps = len(self.store.plan.solver_times) - 1
-        solver = 7 * steps * EVALUATIONS_PER_STEP[self.store.plan.solver]  # K, 2 K and 4 K
+        solver = 7 * self.evaluations  # K, 2 K and 4 K
         sums = (solver if self.spec["kind"] == "kernel" else 0) + (_DATA_EVALUATIONS if self.law is None else 0)
         return path_count(self.samples, size=math.prod(self.data.dim), sums=sums * self.data.rows)
 
     @property
     def fit_paths(self) -> int:
         """How many paths the generator's jumps are compared with: more, for each is solved once."""
-        steps = len(self.store.plan.solver_times) - 1
-        most = _FIT_VALUES // (math.prod(self.data.dim) * steps * EVALUATIONS_PER_STEP[self.store.plan.solver])
+        most = _FIT_VALUES // (math.prod(self.data.dim) * self.evaluations)
         return min(self.samples, max(self.paths, most))
 
     def noise(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
