@@ -89,10 +89,10 @@ def cluster_with(resources: Sequence[Mapping[str, float]], patch: pytest.MonkeyP
         nodes.shutdown()
 
 
-def kill(pid: int) -> None:
-    """Kill a process that may be gone."""
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Kill a process that may be gone, or send it another signal."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
 

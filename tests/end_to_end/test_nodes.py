@@ -10,8 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from tasks.training.ddp import Outcome, run_distributed
 from tasks.training.device import CPU
 from tasks.training.group import Group, alone
 from tests.end_to_end.command import TINY, charflow, charflow_json, start
-from tests.end_to_end.nodes import Nodes, cluster_with
+from tests.end_to_end.nodes import Nodes, cluster_with, kill
 from tests.end_to_end.test_interruption import chunk_bytes, committed, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
@@ -172,17 +171,13 @@ def strike(nodes: Nodes, index: int) -> str:
 def is_caught(nodes: Nodes, index: int, title: str) -> bool:
     """Stop a node's processes if one is at work under that title, so that it is struck in the middle of it."""
     below = nodes.workers()[index]
-    signal_all(below, signal.SIGSTOP)
+    for pid in below:
+        kill(pid, signal.SIGSTOP)
     if works(nodes, index, title):
         return True
-    signal_all(below, signal.SIGCONT)
+    for pid in below:
+        kill(pid, signal.SIGCONT)
     return False
-
-
-def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 def works(nodes: Nodes, index: int, title: str) -> bool:
