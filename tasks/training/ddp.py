@@ -3,15 +3,13 @@
 Workers write their own metrics and checkpoints to the shared root, so nothing passes through Ray but the request.
 """
 
-import json
 import logging
 import os
 import signal
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -21,7 +19,6 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from storage.errors import StorageError
 from storage.journal import read_journal
 from tasks.capacity import require_room, usable_gpus, worker_amounts
 from tasks.facts import Progress, TrainingPlace
@@ -33,6 +30,7 @@ from tasks.training.follow import Follower
 from tasks.training.group import Group, alone
 from tasks.training.guard import Asked, Guard
 from tasks.training.meeting import backend, hosted, talk_on
+from tasks.training.restarts import HOPELESS, Restarts, cause_of, failure_policy
 from tasks.worker_metrics import TrainingMeter
 
 logger = logging.getLogger(__name__)
@@ -46,7 +44,6 @@ _ELASTIC_RESTARTS = 30  # of a group of as many workers as there is room for: no
 RESIZE_SECONDS = 30.0  # between looks for room for more workers
 # Ray learns every 20 s what room there is; so long a group that no longer fits is waited for, and then made smaller
 _SOONER = ("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
-HOPELESS = (FloatingPointError, StorageError)  # a worker that begins again from the last checkpoint meets them again
 _PLAIN = Demand(step="train_generator")
 _LATER_SECONDS = 1.0  # than a worker that knows which rows are at fault, which is heard within a tenth
 
@@ -149,7 +146,7 @@ def run_distributed(
     resources = worker_amounts(demand, cluster_nodes(), workers=most, device=device)
     asked = Asked(resources=resources, workers=least, demand=demand, what=what)
     require_room(cluster_nodes, resources, demand=demand, count=least, what=what, call=call_for_nodes)
-    restarts = _Restarts(place)
+    restarts = Restarts(place)
     scaling: dict[str, Any] = {
         "num_workers": (least, most) if is_elastic else least,
         "elastic_resize_monitor_interval_s": RESIZE_SECONDS,
@@ -160,8 +157,7 @@ def run_distributed(
     loop = {"worker": worker, "request": request, "gpu_share": resources.get("GPU", 0.0), "parts": parts}
     with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, restarts:
         trainer = _trainer_class(restarts)(
-            _enter,
-            train_loop_config=loop,
+            partial(_enter, loop),  # as train_loop_config the controller would unpickle it, and import torch for it
             scaling_config=ScalingConfig(**scaling),
             run_config=RunConfig(
                 name=place.key,
@@ -186,7 +182,7 @@ def cluster_device(asked: str, demand: Demand) -> str:
     return choose_device(asked, gpus=usable_gpus(demand, cluster_nodes()))
 
 
-def _trainer_class(restarts: "_Restarts") -> Any:
+def _trainer_class(restarts: Restarts) -> Any:
     """Give Ray Train's data-parallel trainer without what this project has no use for.
 
     The plain trainer and our own process group start in 9 to 12 s on two cores, ``TorchTrainer`` in 14 to 20: it
@@ -195,18 +191,7 @@ def _trainer_class(restarts: "_Restarts") -> Any:
     methods that are overridden are private; test_ddp.py watches over them.
     """
     import ray
-    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    class Policy(DefaultFailurePolicy):
-        def make_decision(self, training_failed_error: Any) -> Any:
-            failures = getattr(training_failed_error, "worker_failures", {})
-            if any(isinstance(_cause(failure), HOPELESS) for failure in failures.values()):
-                return FailureDecision.RAISE
-            decision = super().make_decision(training_failed_error)
-            if failures and decision is FailureDecision.RETRY:
-                restarts.tell(_lost_ranks(failures))
-            return decision
 
     class Trainer(DataParallelTrainer):
         controller: Any = None  # once it runs, for whoever has to end it
@@ -225,8 +210,8 @@ def _trainer_class(restarts: "_Restarts") -> Any:
             return [c for c in super()._create_default_callbacks() if type(c).__name__ not in UNUSED_CALLBACKS]
 
         def _initialize_and_run_controller(self, **controller: Any) -> Any:
-            restarts: Any = self.run_config.failure_config
-            return super()._initialize_and_run_controller(**controller | {"failure_policy": Policy(restarts)})
+            policy = failure_policy(self.run_config.failure_config, restarts)
+            return super()._initialize_and_run_controller(**controller | {"failure_policy": policy})
 
     return Trainer
 
@@ -248,7 +233,7 @@ def _run(trainer: Any, guard: Guard) -> None:
             raise
         raise guard.error from None
     except WorkerGroupError as error:
-        causes = [_cause(failure) for failure in error.worker_failures.values()] or [error]
+        causes = [cause_of(failure) for failure in error.worker_failures.values()] or [error]
         cause = _telling(causes)
         cause.add_note(str(error))  # the workers' tracebacks, for whoever looks deeper
         if any(isinstance(each, (RayError, RayTrainError)) for each in causes):
@@ -258,11 +243,6 @@ def _run(trainer: Any, guard: Guard) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Ray leaves its own, which would exit with 0
-
-
-def _cause(failure: Any) -> Any:
-    """Give what a worker raised, out of what Ray made of it."""
-    return getattr(failure, "cause", None) or failure
 
 
 def _telling(causes: Sequence[Any]) -> Any:
@@ -341,43 +321,3 @@ def _average(world: int, gradient: Tensor) -> None:
     """Average gradients in one exchange; for networks of this size quicker than a wrapper's buckets, and to import."""
     dist.all_reduce(gradient)
     gradient /= world
-
-
-def _lost_ranks(failures: Mapping[int, Any]) -> str:
-    """Say which workers ended and of what, in a few words."""
-    kinds = Counter(type(_cause(failure)).__name__ for failure in failures.values())
-    ranks = ", ".join(map(str, sorted(failures)))
-    return f"worker {ranks}: {', '.join(kinds)}"
-
-
-class _Restarts:
-    """What Ray Train's controller, a process of its own, tells the driver of restarts, through Ray's key-value store.
-
-    Ray Train tells nobody of them. Inside a ``with`` the store has an entry, which goes on leaving.
-    """
-
-    def __init__(self, place: TrainingPlace) -> None:
-        self._key = f"charflow-restarts-{place.key}-{os.getpid()}-{time.monotonic_ns()}"
-
-    def tell(self, words: str) -> None:
-        """Add one, from the controller."""
-        from ray.experimental.internal_kv import _internal_kv_put
-
-        _internal_kv_put(self._key, json.dumps([*self.told(), words]))
-
-    def told(self) -> list[str]:
-        """Give all so far."""
-        from ray.experimental.internal_kv import _internal_kv_get
-
-        return list(json.loads(_internal_kv_get(self._key) or "[]"))
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, *_: object) -> None:
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        try:
-            _internal_kv_del(self._key)
-        except Exception as error:  # a cluster that is gone has forgotten it
-            logger.debug("the account of restarts stays: %s", error)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tasks.networks.ema import MovingAverage
 from tasks.specs import OptimiserSpec
+from tasks.training.adam import Adam
 from tasks.training.failure import Numbering, Taken, failure, mean_losses
 
 Batch = TypeVar("Batch")
@@ -21,7 +22,6 @@ Log = Callable[[dict[str, float]], None]
 
 LOG_SECONDS = 1.0
 CHECKPOINT_SECONDS = 300.0  # a day's training loses no more than that
-_ADAM_BETAS = (0.9, 0.99)
 
 
 class MisfitError(ValueError):
@@ -34,7 +34,7 @@ class TrainingState:
 
     model: nn.Module
     average: MovingAverage
-    optimiser: torch.optim.Optimizer
+    optimiser: Adam
     step: int = 0
     place: Mapping[str, Any] = field(default_factory=dict)  # where the data stream stands
     key: str = ""  # of what is trained
@@ -71,10 +71,8 @@ class TrainingState:
 
 def begin(model: nn.Module, spec: OptimiserSpec, *, key: str = "") -> TrainingState:
     """Give the state before the first step of what is trained under that key."""
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=spec.learning_rate, betas=_ADAM_BETAS, weight_decay=0.0, fused=True
-    )
-    return TrainingState(model=model, average=MovingAverage(model, decay=spec.ema), optimiser=optimiser, key=key)
+    average = MovingAverage(model, decay=spec.ema)
+    return TrainingState(model=model, average=average, optimiser=Adam(model.parameters()), key=key)
 
 
 def learning_rate(step: int, spec: OptimiserSpec) -> float:
@@ -125,14 +123,12 @@ def train(
         began, start = time.monotonic(), place()
         batch = next(batches)
         meter.waited += time.monotonic() - began
-        for group in state.optimiser.param_groups:
-            group["lr"] = learning_rate(state.step, spec)
-        state.optimiser.zero_grad(set_to_none=True)
+        state.optimiser.clear()
         losses = backward(batch)
         gradient = _flat_gradient(parameters)
         average(gradient)
         norm = _clip(gradient, spec.clip)
-        state.optimiser.step()
+        state.optimiser.step(learning_rate(state.step, spec))
         state.average.update(state.model, step=state.step)
         state.step += 1
         state.place = place()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.networks.ema import MovingAverage
+from tasks.training.adam import Adam
 from tasks.training.dropout import mask_seed, reproducible
 from tasks.training.group import Group, alone
 from tasks.training.loop import TrainingState
@@ -13,8 +14,8 @@ LAYER = nn.Dropout(0.5)
 
 def state(step: int) -> TrainingState:
     model = nn.Linear(1, 1)
-    optimiser = torch.optim.SGD(model.parameters())
-    return TrainingState(model=model, average=MovingAverage(model, decay=0.9), optimiser=optimiser, step=step)
+    average = MovingAverage(model, decay=0.9)
+    return TrainingState(model=model, average=average, optimiser=Adam(model.parameters()), step=step)
 
 
 def masked(x: Tensor) -> Tensor:

@@ -271,11 +271,11 @@ def test_the_gradient_is_clipped_to_the_asked_norm() -> None:
     norms: list[float] = []
     step = state.optimiser.step
 
-    def watched() -> None:
+    def watched(rate: float) -> None:
         norms.append(float(torch.stack([p.grad.norm() for p in state.model.parameters() if p.grad is not None]).norm()))
-        step()
+        step(rate)
 
-    state.optimiser.step = watched  # type: ignore[method-assign, assignment]
+    state.optimiser.step = watched  # type: ignore[method-assign]
     run(state, replace(SPEC, clip=1e-3, steps=1))
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
 
