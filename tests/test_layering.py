@@ -73,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks/checks.py": set(),
     "tasks/training": {"torch", "numpy", "safetensors", "tasks", "storage"},
     "tasks/training/ddp.py": {"torch", "ray", "tasks", "storage"},
+    "tasks/training/starts.py": {"ray", "tasks", "storage"},
     "tasks/training/follow.py": {"storage.journal", "tasks.facts"},
     "tasks/training/meeting.py": {"psutil", "torch"},
     "tasks/transport": {"numpy", "torch", "tasks.transport", "tasks.specs"},

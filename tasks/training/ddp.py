@@ -22,7 +22,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from storage.journal import read_journal
 from tasks.capacity import require_room, usable_gpus, worker_amounts
 from tasks.facts import Progress, TrainingPlace
-from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, own_log_noted, require_cluster
+from tasks.session import call_for_nodes, cluster_nodes, note_lost_workers, require_cluster
 from tasks.specs import Demand, GeneratorSpec, VelocitySpec, Workers, worker_range
 from tasks.training.device import choose_device, given_device, warn_of_fallback
 from tasks.training.failure import GradientError, LossError
@@ -30,7 +30,7 @@ from tasks.training.follow import Follower
 from tasks.training.group import Group, alone
 from tasks.training.guard import Asked, Guard
 from tasks.training.meeting import backend, hosted, talk_on
-from tasks.training.restarts import HOPELESS, Restarts, cause_of, failure_policy
+from tasks.training.starts import HOPELESS, Restarts, cause_of, enter, failure_policy
 from tasks.worker_metrics import TrainingMeter
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ def run_distributed(
         LostNodesError: it had, and no more, for longer than nodes take to come back.
         Exception: what the worker raised, after Ray gave up.
     """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # slow to import
 
     began = time.monotonic()
@@ -155,9 +156,10 @@ def run_distributed(
         "placement_strategy": demand.placement.upper(),
     }
     loop = {"worker": worker, "request": request, "gpu_share": resources.get("GPU", 0.0), "parts": parts}
+    work = ray.put(partial(_take_part, loop))  # as train_loop_config the controller would import torch for it
     with tempfile.TemporaryDirectory(prefix="charflow-train-") as scratch, restarts:
         trainer = _trainer_class(restarts)(
-            partial(_enter, loop),  # as train_loop_config the controller would unpickle it, and import torch for it
+            partial(enter, work),
             scaling_config=ScalingConfig(**scaling),
             run_config=RunConfig(
                 name=place.key,
@@ -185,10 +187,10 @@ def cluster_device(asked: str, demand: Demand) -> str:
 def _trainer_class(restarts: Restarts) -> Any:
     """Give Ray Train's data-parallel trainer without what this project has no use for.
 
-    The plain trainer and our own process group start in 9 to 12 s on two cores, ``TorchTrainer`` in 14 to 20: it
-    imports torch in its controller before any worker starts, and it starts processes for datasets and for a cleaner
-    that asks a dashboard we do not run. It would also start workers anew after an error that they meet again. The
-    methods that are overridden are private; test_ddp.py watches over them.
+    ``TorchTrainer`` takes half as long again to start: it imports torch in its controller before any worker starts,
+    and it starts processes for datasets and for a cleaner that asks a dashboard we do not run. It would also start
+    workers anew after an error that they meet again. The methods that are overridden are private; test_ddp.py watches
+    over them.
     """
     import ray
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -230,6 +232,7 @@ def _run(trainer: Any, guard: Guard) -> None:
     except (RayError, ControllerError) as error:
         if guard.error is None or not isinstance(error, RayActorError):
             require_cluster(error)
+            note_lost_workers(error)
             raise
         raise guard.error from None
     except WorkerGroupError as error:
@@ -249,11 +252,6 @@ def _telling(causes: Sequence[Any]) -> Any:
     """Give what says most of several workers' errors: of one that fails the others fail, too, and know less."""
     kinds = (LossError, *HOPELESS)
     return next((cause for kind in kinds for cause in causes if isinstance(cause, kind)), causes[0])
-
-
-def _enter(config: dict[str, Any]) -> None:
-    with own_log_noted():
-        _take_part(config)
 
 
 def _take_part(config: dict[str, Any]) -> None:

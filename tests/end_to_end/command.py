@@ -37,10 +37,13 @@ def arguments(*words: str, root: Path, changes: tuple[str, ...] = ()) -> list[st
     return [sys.executable, "-m", "flows.cli", *words, "--root", root.name, *sets]
 
 
+SERVER: dict[str, str] = {}  # leads commands to one that runs, while a test asks for one_server
+
+
 def environment(root: Path) -> dict[str, str]:
     """Give that of a command; its private Prefect database is the session's, which ``prefect_home`` makes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CHARFLOW_ROOT"))}
-    return kept | {"XDG_STATE_HOME": str(root.parent.parent / "state"), "PYTHONPATH": str(ROOT)}
+    return kept | SERVER | {"XDG_STATE_HOME": str(root.parent.parent / "state"), "PYTHONPATH": str(ROOT)}
 
 
 def start(*words: str, root: Path, changes: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[str]":

@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.blows import alive
 from tests.end_to_end.command import TINY, charflow, charflow_json, integrate_here, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
 
 CHANGES = (
     "dataset.count=500",

@@ -19,7 +19,7 @@ from tests.end_to_end.nodes import LOOPBACK
 
 pytest.importorskip("aiohttp_cors", reason="Ray without its dashboard; pip install charflow[cluster]")
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
 
 
 def free_port() -> int:

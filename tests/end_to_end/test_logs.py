@@ -10,12 +10,12 @@ import pytest
 
 from tests.end_to_end.command import TINY, charflow, environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
 
 SECRET = "hush-7141-keep-it"
 STEPS = ["ingest", "fit_velocity", "integrate", "train_generator", "evaluate"]
 CHUNKS, CHUNK_ROWS = 10, 64  # of TINY's 600 trajectories
-CHANGES = (*TINY, "generator.workers=1", "compute.cpus=2")
+CHANGES = (*TINY, "generator.workers=1", "compute.cpus=1")
 
 
 def records(err: str) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from tests.end_to_end.command import TINY, charflow, charflow_json, start
 from tests.end_to_end.nodes import Nodes, cluster_with, kill
 from tests.end_to_end.test_interruption import chunk_bytes, committed, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
 
 BOTH, SIMULATOR, TRAINER = 0, 1, 2
 RESOURCES = ({"simulator": 1, "trainer": 1}, {"simulator": 1}, {"trainer": 1})

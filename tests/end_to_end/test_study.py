@@ -12,7 +12,7 @@ from storage.catalog import Catalog
 from tasks.executor import SerialExecutor
 from tests.end_to_end.command import charflow_json, told
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals", "prefect_home")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_signals", "one_server")]
 
 SWEEPS = ("trajectories.steps=4,8,16", "trajectories.solver=euler,heun")
 CHANGES = (

@@ -23,7 +23,7 @@ from tests.flows.test_metrics import Series, at, scrape
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_home")]
 
 SECRET = "hush-7141-keep-it"
-CHANGES = (*TINY, "generator.workers=1", "compute.cpus=2")
+CHANGES = (*TINY, "generator.workers=1", "compute.cpus=1")
 
 
 def port_of(process: "subprocess.Popen[str]") -> int:

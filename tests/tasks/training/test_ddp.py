@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from storage.errors import InputError
+from storage.journal import Journal
 from storage.models import read_model
 from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
@@ -24,6 +25,7 @@ from tasks.training.failure import GradientError, LossError
 from tasks.training.fit import is_published
 from tasks.training.group import Group
 from tasks.training.meeting import INTERFACE, interface_of
+from tasks.training.starts import Restarts, enter, failure_policy
 from tests.local import on_disk
 from tests.tasks.test_train_generator import generator_request
 
@@ -129,6 +131,29 @@ def controllers_with_torch() -> list[int]:
     return found
 
 
+class Fatal:
+    """A beginning that kills the first worker that unpickles it, before its function is started."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__dict__ = state
+        if not self.mark.exists():
+            self.mark.touch()
+            os._exit(7)
+
+    def __call__(self, work: object) -> None:
+        enter(work)
+
+
+def write_a_line(place: TrainingPlace, group: Group) -> None:
+    assert group.world == 2
+    if group.rank == 0:
+        with Journal(place.journal, step=0) as journal:
+            journal.append({"step": 30, "steps": 30, "loss": 0.5, "wait_share": 0.0, "elapsed": 0.1})
+
+
 def check_mean(both: Both, group: Group) -> None:
     assert controllers_with_torch() == []  # it would keep the workers waiting for over a second
     gradient = torch.tensor([0.0, 10.0, 10.0]) + group.rank
@@ -165,6 +190,37 @@ def test_trainings_that_lost_a_worker_end_with_the_same_weights_and_say_so(
     for request in (disturbed.velocity, disturbed.generator):
         assert (request.place.folder / "died").is_file()
     assert undisturbed.weights() == disturbed.weights()
+
+
+def test_a_worker_that_is_lost_as_it_begins_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, for which the cluster has room once: the other one must have left it."""
+    monkeypatch.setattr("tasks.training.ddp.enter", Fatal(tmp_path / "died"))
+    place = TrainingPlace(folder=tmp_path / "generator", key="k")
+    outcome = run_distributed(write_a_line, place, workers=2, place=place, steps=30, progress=silent)
+    assert outcome.restarts == 1
+    assert "training starts again from its newest checkpoint (one was lost as it began)" in caplog.text
+
+
+def test_workers_that_are_always_lost_as_they_begin_are_not_replaced_without_end() -> None:
+    from ray.exceptions import ActorUnavailableError
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+    from ray.train.v2.api.exceptions import ControllerError
+
+    told: list[str] = []
+    restarts = Restarts(TrainingPlace(folder=Path(), key="k"))
+    restarts.tell = told.append  # type: ignore[method-assign, assignment]
+    policy = failure_policy(FailureConfig(max_failures=2), restarts)
+    lost = [ActorUnavailableError("gone", None), WorkerGroupStartupFailedError("gone"), ActorUnavailableError("", None)]
+    no_room = ControllerError(WorkerGroupStartupTimeoutError(2))
+    decisions = [policy.make_decision(error) for error in (no_room, *map(ControllerError, lost), no_room)]
+    again, over = FailureDecision.RETRY, FailureDecision.RAISE
+    assert decisions == [again, again, again, over, again]
+    assert told == ["one was lost as it began"] * 2
+    assert policy.make_decision(ControllerError(ValueError("of Ray's"))) is over
 
 
 def test_a_workers_error_arrives_as_it_was_raised_and_at_once_where_it_would_come_again(tmp_path: Path) -> None:
