@@ -232,7 +232,8 @@ def _run(trainer: Any, guard: Guard) -> None:
     except (RayError, ControllerError) as error:
         if guard.error is None or not isinstance(error, RayActorError):
             require_cluster(error)
-            note_lost_workers(error)
+            if isinstance(error, ControllerError):
+                note_lost_workers(error)
             raise
         raise guard.error from None
     except WorkerGroupError as error:

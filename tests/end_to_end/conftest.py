@@ -18,7 +18,7 @@ MAKE = "import sys; from pathlib import Path; from flows import server; server._
 
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
-    """Give the home, with a database that takes 15 s to make and is kept between sessions; test_server makes one anew."""
+    """Give the home, and lay a database into it, kept between sessions: it takes 15 s to make, as test_server does."""
     assert pytestconfig.cache is not None
     name = f"prefect-{version('prefect')}.db"
     kept = pytestconfig.cache.mkdir("prefect") / name

@@ -30,6 +30,8 @@ _PREFECT = (sys.executable, "-m", "prefect")
 class Served:
     """A server with a worker; ``environment`` is that of whoever talks to the server."""
 
+    deploy_seconds = 0.0  # that the first call of ``charflow deploy`` took
+
     def __init__(self, folder: Path, *, port: int) -> None:
         self.root = folder / "runs"
         self.folder = folder

@@ -61,6 +61,7 @@ def deployment(
 def here(tmp_path_factory: pytest.TempPathFactory, prefect_home: None) -> Iterator[Served]:
     database = tmp_path_factory.getbasetemp() / "state" / "charflow" / "prefect" / database_name()
     with served(tmp_path_factory.mktemp("served"), database=database) as found:
+        began = time.monotonic()
         found.deploy(
             deployment("grow", "grow"),
             deployment("mend", "mend"),
@@ -70,6 +71,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, prefect_home: None) -> Iterat
             deployment("first", "grow", **LEAP_DAYS),
             deployment("weekly", "train", **LEAP_DAYS),
         )
+        found.deploy_seconds = time.monotonic() - began
         yield found
 
 
@@ -90,7 +92,11 @@ def seconds_to_import() -> float:
 
 
 def test_a_schedule_grows_the_store_and_the_next_run_of_that_day_adds_nothing(here: Served) -> None:
-    every_hour = {"interval": 3600, "anchor_date": in_seconds(8), "parameters": {"day": SINCE}}
+    every_hour = {
+        "interval": 3600,
+        "anchor_date": in_seconds(2 + 2 * here.deploy_seconds),
+        "parameters": {"day": SINCE},
+    }
     said = here.deploy(deployment("nightly", "grow", schedules=[every_hour]))
     assert "charflow-grow/nightly" in said
     found = here.completed(here.scheduled("charflow-grow/nightly"))

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from storage.errors import InputError
-from storage.journal import Journal
 from storage.models import read_model
 from tasks.facts import TrainingPlace
 from tasks.fit_velocity import VelocityRequest, fit_velocity, train_velocity
@@ -147,13 +146,6 @@ class Fatal:
         enter(work)
 
 
-def write_a_line(place: TrainingPlace, group: Group) -> None:
-    assert group.world == 2
-    if group.rank == 0:
-        with Journal(place.journal, step=0) as journal:
-            journal.append({"step": 30, "steps": 30, "loss": 0.5, "wait_share": 0.0, "elapsed": 0.1})
-
-
 def check_mean(both: Both, group: Group) -> None:
     assert controllers_with_torch() == []  # it would keep the workers waiting for over a second
     gradient = torch.tensor([0.0, 10.0, 10.0]) + group.rank
@@ -163,8 +155,9 @@ def check_mean(both: Both, group: Group) -> None:
 
 
 def test_trainings_that_lost_a_worker_end_with_the_same_weights_and_say_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One as it begins, whose fellow must leave: the cluster has room for two. And one in the middle of each."""
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     undisturbed, disturbed = (both_in(tmp_path / name) for name in ("a", "b"))
@@ -181,26 +174,17 @@ def test_trainings_that_lost_a_worker_end_with_the_same_weights_and_say_so(
     assert outcome.startup_seconds > 0
     assert outcome.restarts == 0
     assert fit_velocity(undisturbed.velocity, progress=silent).batch_size == 64  # found published, nothing is started
+    monkeypatch.setattr("tasks.training.ddp.enter", Fatal(tmp_path / "died"))
     with caplog.at_level("WARNING", "tasks.training.ddp"):
         outcome = run_distributed(
             die_once, disturbed, workers=2, place=disturbed.generator.place, steps=30, progress=silent
         )
-    assert outcome.restarts == 2  # and is told of each
-    assert [r.getMessage().startswith("training starts again") for r in caplog.records] == [True, True]
+    assert outcome.restarts == 3  # and is told of each
+    assert [r.getMessage().startswith("training starts again") for r in caplog.records] == [True, True, True]
+    assert "(one was lost as it began)" in caplog.records[0].getMessage()
     for request in (disturbed.velocity, disturbed.generator):
         assert (request.place.folder / "died").is_file()
     assert undisturbed.weights() == disturbed.weights()
-
-
-def test_a_worker_that_is_lost_as_it_begins_is_replaced(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two, for which the cluster has room once: the other one must have left it."""
-    monkeypatch.setattr("tasks.training.ddp.enter", Fatal(tmp_path / "died"))
-    place = TrainingPlace(folder=tmp_path / "generator", key="k")
-    outcome = run_distributed(write_a_line, place, workers=2, place=place, steps=30, progress=silent)
-    assert outcome.restarts == 1
-    assert "training starts again from its newest checkpoint (one was lost as it began)" in caplog.text
 
 
 def test_workers_that_are_always_lost_as_they_begin_are_not_replaced_without_end() -> None:
