@@ -11,6 +11,7 @@ import pytest
 
 from tests.deploy.files import ROOT
 from tests.deploy.slurm import SCRIPT, Allocation, complaints
+from tests.end_to_end.command import SERVER
 
 TEXT = SCRIPT.read_text()
 # small, and slow enough to be caught in the middle
@@ -105,7 +106,7 @@ def test_without_words_it_says_what_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prefect_home")
+@pytest.mark.usefixtures("one_server")
 def test_a_real_run_is_ended_by_the_signal_and_goes_on_when_the_job_starts_again(tmp_path: Path) -> None:
     allocation = Allocation(folder=tmp_path)
     allocation.prepare("scontrol")
@@ -133,4 +134,4 @@ def test_a_real_run_is_ended_by_the_signal_and_goes_on_when_the_job_starts_again
 
 
 def _home(folder: Path) -> dict[str, str]:
-    return {"XDG_STATE_HOME": str(folder.parent / "state"), "PYTHONPATH": str(ROOT)}
+    return SERVER | {"XDG_STATE_HOME": str(folder.parent / "state"), "PYTHONPATH": str(ROOT)}

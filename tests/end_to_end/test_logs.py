@@ -1,4 +1,4 @@
-"""A command whose log is JSON: every line of standard error is a record, and standard output is what it was."""
+"""A command whose log is JSON: every line of standard error is a record. That of a whole run is in test_watched."""
 
 import json
 import subprocess
@@ -13,9 +13,6 @@ from tests.end_to_end.command import TINY, charflow, environment
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
 
 SECRET = "hush-7141-keep-it"
-STEPS = ["ingest", "fit_velocity", "integrate", "train_generator", "evaluate"]
-CHUNKS, CHUNK_ROWS = 10, 64  # of TINY's 600 trajectories
-CHANGES = (*TINY, "generator.workers=1", "compute.cpus=1")
 
 
 def records(err: str) -> list[dict[str, Any]]:
@@ -24,36 +21,6 @@ def records(err: str) -> list[dict[str, Any]]:
     assert "stderr" not in {record["logger"] for record in found}, "words that were not for the log"
     assert not any(name.startswith("_") for record in found for name in record)
     return found
-
-
-def test_a_run_tells_its_steps_in_order_and_every_chunk_once(tmp_path: Path) -> None:
-    root = tmp_path / "runs"
-    out, err = charflow("run", "gaussian", "--log", "json", "--json", root=root, changes=CHANGES)
-    found = records(err)
-    assert {record["run"] for record in found} == {"gaussian"}
-    assert [record["time"] for record in found] == sorted(record["time"] for record in found)
-    assert {record["level"] for record in found} <= {"debug", "info"}, found
-    for event in ("began", "ended"):
-        assert [record["step"] for record in found if record.get("event") == event] == ["engines", *STEPS]
-    steps = json.loads(out)["steps"]
-    ended = {record["step"]: record["seconds"] for record in found if record.get("event") == "ended"}
-    assert {step: ended[step] for step in STEPS} == {
-        step: pytest.approx(facts["seconds"], abs=2e-3) for step, facts in steps.items()
-    }
-    commits = [record for record in found if record.get("event") == "committed"]
-    assert sorted(record["chunk"] for record in commits) == list(range(CHUNKS))
-    assert {(record["step"], record["rows"], record["worker_host"]) for record in commits} == {
-        ("integrate", CHUNK_ROWS, commits[0]["host"])
-    }
-    assert all(record["bytes"] > 0 and record["seconds"] > 0 for record in commits)
-    trained = [record for record in found if record.get("event") == "trained"]
-    assert trained[-1]["optimiser_step"] == 40
-    assert all({"loss", "steps_per_second", "wait_share"} <= record.keys() for record in trained)
-    assert {record["step"] for record in trained} == {"train_generator"}
-
-    for words in ((), ("--json",)):
-        plain, _ = charflow("run", "gaussian", *words, root=root, changes=CHANGES)
-        assert charflow("run", "gaussian", *words, "--log", "json", root=root, changes=CHANGES) == (plain, "")
 
 
 def test_a_failing_run_tells_the_step_and_the_error_and_no_secret(
