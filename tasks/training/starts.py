@@ -79,7 +79,7 @@ def _clear_away(error: Any) -> None:
     from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        group = frame.f_locals.get("self")
+        group = frame.f_locals.get("self") if frame.f_code.co_name == "_start" else None
         if isinstance(group, WorkerGroup) and group.has_started():
             group.shutdown()  # type: ignore[no-untyped-call]
 
