@@ -18,7 +18,7 @@ def call_flow(load: Callable[[], Callable[[], None]], *, console: Console) -> No
     Raises:
         InputError: the API that the user named does not answer, or a private one does not start.
     """
-    from flows.server import prefect_api
+    from flows.server import TAG, prefect_api
 
     with watched(console), prefect_api(_state_folder()) as wait:
         with told("engines"):
@@ -30,7 +30,10 @@ def call_flow(load: Callable[[], Callable[[], None]], *, console: Console) -> No
 
         for name in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say, we say in one line
-        call()
+        from prefect import tags
+
+        with tags(TAG):  # by which a server that others share knows them: flows/heartbeats.py
+            call()
 
 
 def _state_folder() -> Path:

@@ -24,10 +24,8 @@ from prefect.workers.process import ProcessWorker
 
 from flows.deployments import Deployment, PoolEntry, require_one_schedule_a_store, scheduled, store_of
 from flows.heartbeats import ensure_automation
-from flows.server import require_answer, without_password
+from flows.server import TAG, require_answer, without_password
 from storage.errors import InputError
-
-TAG = "charflow"
 
 
 @dataclass(frozen=True, kw_only=True)

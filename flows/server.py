@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+TAG = "charflow"  # of flow runs and deployments that are ours
+
 # A fresh database takes 15 s on two idle cores; a loaded machine may need several times that.
 START_SECONDS = 180.0
 # Nearly always 0.2 s; the last events may have to wait until another command's server has written to the database.

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.command import TINY, charflow, environment
+from tests.end_to_end.command import SERVER, TINY, charflow, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_server")]
 
@@ -64,6 +65,14 @@ cli.main(["run", "gaussian", "--until", "ingest", "--root", "runs"])
 """
 
 
+def tags_of_the_last_flow_run() -> list[str]:
+    asked = json.dumps({"sort": "START_TIME_DESC", "limit": 1}).encode()
+    address = f"{SERVER['PREFECT_API_URL']}/flow_runs/filter"
+    with urllib.request.urlopen(urllib.request.Request(address, asked, {"Content-Type": "application/json"})) as answer:
+        (found,) = json.load(answer)
+    return list(found["tags"])
+
+
 def test_a_step_that_is_tried_again_says_so(tmp_path: Path) -> None:
     kept = environment(tmp_path / "runs") | {"CHARFLOW_LOG": "json"}
     command = [sys.executable, "-c", FAIL_ONCE]
@@ -74,3 +83,4 @@ def test_a_step_that_is_tried_again_says_so(tmp_path: Path) -> None:
     assert found[2]["attempt"] == 2
     assert {record["run"] for record in found} == {"gaussian"}
     assert "ingest" in done.stdout
+    assert tags_of_the_last_flow_run() == ["charflow"]  # by which the server's automation knows it

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from flows import registration
 from flows.heartbeats import NAME, SILENCE, automation, ensure_automation
-from flows.registration import TAG
+from flows.server import TAG
 from tests.deploy.files import DEPLOY, document, documents
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
