@@ -15,7 +15,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # by torch's names, as torch's opt
 class Adam:
     """Adam (Kingma and Ba, arXiv 1412.6980, algorithm 1), to the bit what ``torch.optim.AdamW(fused=True)`` computes.
 
-    That class imports torch's compiler when it is made, which costs each worker 1 to 2 s of its start and 80 MB.
+    That class imports torch's compiler when it is made, which costs each worker 1 to 2 s of its start.
 
     Args:
         parameters: what is changed, in place; those without a gradient stay.
@@ -38,15 +38,16 @@ class Adam:
         Args:
             rate: of learning.
         """
-        moved = [(p, s) for p, s in zip(self._parameters, self._states, strict=True) if p.grad is not None]
+        states = zip(self._parameters, self._states, strict=True)
+        moved = [(p, p.grad, state) for p, state in states if p.grad is not None]
         with torch.no_grad():
             adamw(
-                [p for p, _ in moved],
-                [p.grad for p, _ in moved if p.grad is not None],
-                [s["exp_avg"] for _, s in moved],
-                [s["exp_avg_sq"] for _, s in moved],
+                [p for p, _, _ in moved],
+                [gradient for _, gradient, _ in moved],
+                [state["exp_avg"] for _, _, state in moved],
+                [state["exp_avg_sq"] for _, _, state in moved],
                 [],
-                [s["step"] for _, s in moved],
+                [state["step"] for _, _, state in moved],
                 fused=True,
                 amsgrad=False,
                 beta1=_BETAS[0],

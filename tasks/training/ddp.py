@@ -1,4 +1,4 @@
-"""Training on Ray Train: the one file that knows it. Data-parallel workers, restarted by Ray when one is lost.
+"""Training on Ray Train, which this file and starts.py know. Data-parallel workers, restarted by Ray when one is lost.
 
 Workers write their own metrics and checkpoints to the shared root, so nothing passes through Ray but the request.
 """

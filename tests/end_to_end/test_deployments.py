@@ -58,9 +58,8 @@ def deployment(
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory, prefect_home: None) -> Iterator[Served]:
-    database = tmp_path_factory.getbasetemp() / "state" / "charflow" / "prefect" / database_name()
-    with served(tmp_path_factory.mktemp("served"), database=database) as found:
+def here(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("served"), database=prefect_home / database_name()) as found:
         began = time.monotonic()
         found.deploy(
             deployment("grow", "grow"),
@@ -150,10 +149,10 @@ def test_a_killed_flow_is_not_left_running(here: Served) -> None:
 
 
 def test_a_backfill_is_a_flow_run_for_each_day_and_training_takes_all_of_them(here: Served) -> None:
-    here.completed(here.run("charflow-backfill/backfill", first_day=SINCE, last_day="2026-01-02"))
+    here.completed(here.run("charflow-backfill/backfill", first_day=SINCE, last_day="2026-01-03"))
     days = sorted(run.parameters["day"] for run in here.ask(_growths) if run.parameters["name"] == "trained")
-    assert days == ["2026-01-01", "2026-01-02"]
-    grown = 1000 + NIGHTLY
+    assert days == ["2026-01-01", "2026-01-02", "2026-01-03"]
+    grown = 1000 + 2 * NIGHTLY
     assert here.record("trained")["steps"]["integrate"]["summary"]["count"] == grown
 
     here.completed(here.run("charflow-train/train"))

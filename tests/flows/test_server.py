@@ -1,6 +1,7 @@
 """The Prefect API of a command: found, started, shared and stopped."""
 
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -129,6 +130,7 @@ def test_a_new_folder_is_shared_by_two_commands_after_a_start_that_was_killed_ha
     assert [read_line(driver) for driver in drivers] == ["ran", "ran"]
     results = [driver.communicate("end\n", timeout=30) for driver in drivers]
     assert results == [("", ""), ("", "")]
+    assert [driver.returncode for driver in drivers] == [0, 0]
     assert not any(map(answers, urls))
     assert (home / "server.log").read_text() == ""
     assert completed(home) == {"pair": 2, "step": 4}
@@ -152,13 +154,14 @@ def test_a_server_that_is_told_to_end_waits_for_the_database_and_records_all_eve
 
 
 @pytest.mark.slow
-def test_the_private_server_is_gone_within_five_seconds_of_a_killed_driver(home: Path) -> None:
-    """Of one that is asked to end: tests/end_to_end/test_interruption.py."""
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_private_server_is_gone_within_five_seconds_of_a_killed_driver(home: Path, kill: signal.Signals) -> None:
     driver = start_driver(home)
     url = read_line(driver)
-    driver.kill()
+    driver.send_signal(kill)
     assert wait_until_silent(url, seconds=5.0)
     driver.communicate(timeout=10)
+    assert driver.returncode == -kill
 
 
 @pytest.fixture(scope="module")
