@@ -7,6 +7,7 @@ is here.
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from storage.errors import HaltedError
@@ -31,6 +33,8 @@ _SETTINGS = 4  # a kind of frame of HTTP/2
 _PATIENCE_SECONDS = 2.0  # for Ray's processes to end by themselves, and for its news of one that died
 _LATELY_SECONDS = 600.0  # before a failure, in which a worker that caused it wrote
 _OBJECT_STORE_BYTES = 128 * 2**20
+_STDERR = 2  # the descriptor
+_OF_COMPILED_CODE = re.compile(rb"\[[-\d]+ [\d:,]+ [IWE]( \d+)+\] \w+\.cc:\d+: ")  # not F, which ends the process
 _DRAINED_IDLE = 4  # Ray's reason for the end of a node that its autoscaler had no more use for
 
 
@@ -68,7 +72,7 @@ def session(compute: ComputeSpec) -> Iterator[None]:
         _ELSEWHERE.clear()
         stack.enter_context(redirect_stdout(News(sys.stderr, _ELSEWHERE)))
         if compute.address:
-            stack.callback(ray.shutdown)
+            stack.callback(_leave, ray)
             _attach(ray, compute.address)
         else:
             stack.enter_context(_started_here(ray, compute))
@@ -271,8 +275,24 @@ def _started_here(ray: Any, compute: ComputeSpec) -> Iterator[None]:
 
 def _end(ray: Any, *, spared: set[int]) -> None:
     births = birth_certificates(set(descendants(os.getpid())) - spared)
-    ray.shutdown()
+    _leave(ray)
     kill_all(births, patience=_PATIENCE_SECONDS)
+
+
+def _leave(ray: Any) -> None:
+    """Leave the cluster, and keep from standard error what Ray's compiled code has to say of tasks still in flight.
+
+    It complains there, past Python, that it can no longer report those that fail while it closes; its own log has it.
+    """
+    sys.stderr.flush()
+    with TemporaryFile() as words, os.fdopen(os.dup(_STDERR), "wb") as stderr:
+        os.dup2(words.fileno(), _STDERR)
+        try:
+            ray.shutdown()
+        finally:
+            os.dup2(stderr.fileno(), _STDERR)
+            words.seek(0)
+            stderr.writelines(line for line in words if not _OF_COMPILED_CODE.match(line))
 
 
 def own_code() -> dict[str, list[str]]:

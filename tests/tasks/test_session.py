@@ -3,6 +3,7 @@
 What a cluster leaves behind that is lost at work is told in our words.
 """
 
+import os
 import signal
 import socket
 import threading
@@ -21,6 +22,7 @@ from tasks.flight import _get
 from tasks.session import (
     LostClusterError,
     UnreachableClusterError,
+    _leave,
     cluster_nodes,
     own_code,
     require_cluster,
@@ -55,6 +57,25 @@ def test_an_address_where_nothing_answers_is_refused_within_seconds() -> None:
     with pytest.raises(UnreachableClusterError, match=rf"compute\.address '127\.0\.0\.1:{port}' does not answer"):
         require_reachable(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 6
+
+
+def test_leaving_a_cluster_tells_nothing_of_the_tasks_that_end_with_it(capfd: pytest.CaptureFixture[str]) -> None:
+    news = [
+        "[2026-11-27 05:21:03,774 E 26445 26619] task_manager.cc:1545: Failed to push error to driver for task 1631",
+        "a bar of another thread",
+        "[2026-11-27 05:21:03,775 F 26445 26619] task_manager.cc:1545: Check failed: it.second",
+        "the last",
+    ]
+
+    class Closing:
+        def shutdown(self) -> None:
+            os.write(2, "\n".join(news).encode())
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        _leave(Closing())
+    os.write(2, b", and on")
+    assert capfd.readouterr().err == "\n".join(news[1:]) + ", and on"
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["a page", "nothing"])
